@@ -1,0 +1,29 @@
+# make bench: the embedded default grid and its report. make test: the tests. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: bench test test-long lint install clean
+
+bench: $(VENV)/installed
+	$(RUN) bench.py $(ARGS)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest $(ARGS)
+
+test-long: $(VENV)/installed
+	$(RUN) -m pytest -m long $(ARGS)
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

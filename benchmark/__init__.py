@@ -1,0 +1,3 @@
+"""An open, fair, fast benchmark of dataset condensation: plan, engine, substrate, store and report."""
+
+__version__ = "0.1.0"

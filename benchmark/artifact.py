@@ -1,0 +1,88 @@
+"""condensed.safetensors: a condensed set as one file, with everything needed to decode it and train on it.
+
+Tensors of the container (`container.*`), labels, and a JSON card in the header: container kind and configuration,
+the space its images live in, mean and std, the learned step size, and the cell it came from. Reading executes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from benchmark import containers
+from benchmark.containers import Container
+from benchmark.containers.dataset import WholeSet
+from benchmark.data import Dataset
+from benchmark.store import write_atomically
+
+FORMAT = 1
+PREFIX = "container."
+
+
+class ArtifactError(ValueError):
+    """A file that is not a condensed set this version can read; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    container: Container
+    card: dict[str, Any]
+
+
+def save_artifact(path: Path, container: Container, dataset: Dataset, origin: dict[str, Any]) -> None:
+    """Write a condensed set atomically. `origin`: JSON about where it comes from (cell, seconds, notes)."""
+    card = {
+        "format": FORMAT,
+        "container": container.kind,
+        "config": container.config(),
+        "space": container.space,
+        "dataset": dataset.spec.name,
+        "classes": list(dataset.class_names),
+        "image_shape": list(dataset.spec.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "learned_lr": container.learned_lr,
+        "floats": container.num_floats,
+        "origin": origin,
+    }
+    tensors = {PREFIX + name: t.detach().contiguous().cpu() for name, t in container.state_dict().items()}
+    if not isinstance(container, WholeSet):
+        tensors["labels"] = container.labels.cpu()
+    write_atomically(path, save(tensors, {"card": json.dumps(card)}))
+
+
+def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cpu") -> Artifact:
+    """Read a condensed set. `dataset` is the one it was made from: sets that refer to their images need it.
+
+    Raises ArtifactError for a damaged or foreign file, or one that does not fit the data set.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            card = json.loads((file.metadata() or {})["card"])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        if card["format"] != FORMAT:
+            raise ArtifactError(f"{path}: format {card['format']}; this version reads format {FORMAT}")
+        if (len(card["classes"]), tuple(card["image_shape"])) != (dataset.spec.classes, dataset.spec.image_shape):
+            raise ArtifactError(
+                f"{path} holds {len(card['classes'])} classes of shape {card['image_shape']} (from {card['dataset']}); "
+                f"{dataset.spec.name} has {dataset.spec.classes} of shape {list(dataset.spec.image_shape)}"
+            )
+        container = containers.build(card["container"], card["config"])
+        if isinstance(container, WholeSet):
+            container.attach(dataset.train)
+        state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+        container.load_state_dict(state)
+        container.learned_lr = card["learned_lr"]
+    except ArtifactError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} is not a readable condensed set: {reason}") from None
+    return Artifact(container.to(device), card)

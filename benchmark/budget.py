@@ -1,0 +1,57 @@
+"""The storage budget of a cell: floats, counted for everything a user needs to rebuild the training images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+
+class CellError(Exception):
+    """A cell that cannot be done as asked; `word` is the short reason that tables print.
+
+    Raised for what the user can mend (a budget too small, too few images), never for a defect.
+    """
+
+    word = "failed"
+
+
+class BudgetError(CellError):
+    word = "budget too small"
+
+
+class TooFewImages(CellError):
+    word = "too few images"
+
+
+class NotFinite(CellError):
+    word = "loss not finite"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """IPC as a float budget: B = IPC x classes x channels x height x width (METHODS 1.8). Labels are free.
+
+    mode: `strict` refuses a container that stores more than B; `native` runs the authors' size and prints its multiple.
+    """
+
+    ipc: int
+    classes: int
+    image_shape: tuple[int, int, int]
+    mode: Literal["strict", "native"] = "strict"
+
+    @property
+    def floats(self) -> int:
+        return self.ipc * self.classes * prod(self.image_shape)
+
+    def multiple(self, floats: int) -> float:
+        """Stored floats as a multiple of the budget; 0 where there is no budget (the whole training set)."""
+        return floats / self.floats if self.floats else 0.0
+
+    def check(self, floats: int) -> None:
+        """Raises BudgetError where a strict budget does not hold that many floats."""
+        if self.mode == "strict" and self.floats and floats > self.floats:
+            raise BudgetError(
+                f"the container stores {floats:,} floats, {self.multiple(floats):.2f} times the budget of "
+                f"{self.floats:,} (IPC {self.ipc}); raise --ipc, or use --budget native to run it at its own size"
+            )

@@ -1,0 +1,257 @@
+"""The command line: arguments to a grid, the grid to a plan, the plan to a run and a report.
+
+Exit status: 0 all requested cells are done; 1 some cell failed; 2 bad arguments or missing data (one message that names
+the mend); 130 or 143 stopped by a signal, to be gone on with by the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import tomllib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from benchmark import __version__, data, networks, registry
+from benchmark.budget import BudgetError
+from benchmark.data import DataError, Dataset
+from benchmark.engine import StopSignal, run_jobs
+from benchmark.folders import cache_folder, data_folder
+from benchmark.listing import print_list, print_plan
+from benchmark.method import Schedule
+from benchmark.plan import OBJECTIVE, Entry, Grid, make_plan, parse_overrides
+from benchmark.progress import Display
+from benchmark.runtime import Precision, Runtime, set_up
+from benchmark.store import Store
+from benchmark.worker import describe_failure
+
+BAD_INPUT = 2
+PLAIN_WIDTH = 140
+
+
+class UsageError(ValueError):
+    """Arguments that cannot be obeyed; the message says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """An open, fair, fast benchmark of dataset condensation: every method x data set x IPC on one loader, one trainer
+    and one augmentation layer, with tables and plots.
+
+    Without arguments: all methods on the embedded digits at IPC 1 and 10, minutes on two CPU cores.
+    """
+
+    methods: tuple[str, ...] = ("all",)
+    """Methods by name, or `all` (see --list)."""
+    datasets: tuple[str, ...] = ("digits",)
+    """Data sets by name (see --list), or folder:PATH with a sub-folder of images per class."""
+    ipc: tuple[int, ...] | None = None
+    """Images per class of the budget. Default: 1 10 on digits, 1 10 50 elsewhere."""
+    seeds: int | None = None
+    """Independent condensations of every cell. Default: 3 on the paper schedule, 1 otherwise."""
+    nets: int | None = None
+    """Networks trained on each condensed set. Default: 10 on the paper schedule, 3 otherwise."""
+    schedule: str | None = None
+    """quick, paper, or a fraction of the published length such as 0.05; evaluation scales along, to no less than 500
+    steps. Default: quick on digits, paper elsewhere."""
+    protocol: Literal["unified", "native", "both"] = "unified"
+    """How condensed sets are scored: one recipe for all, each paper's own, or both."""
+    budget: Literal["strict", "native"] = "strict"
+    """strict: refuse what stores more floats than IPC x classes x pixels; native: the authors' size, with its multiple."""
+    networks: tuple[str, ...] = ("convnet",)
+    """Networks to evaluate with (see --list)."""
+    set: tuple[str, ...] = ()
+    """Hyper-parameters to override, as METHOD.FIELD=VALUE."""
+    data_dir: Path | None = None
+    """Where data sets are, or go. Default: $CONDENSE_DATA, or ~/condense-data."""
+    results_dir: Path = Path("results")
+    """Where results are kept; a second run of the same command does only what is missing."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    precision: Precision = "float32"
+    """float32, or reference: the plain eager oracle, one class and one network at a time."""
+    config: Path | None = None
+    """A TOML file of these options; the command line goes before it."""
+    plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show what would run and what it would cost; run nothing."""
+    report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Make every table and plot anew from what is stored; run nothing."""
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """List methods, data sets and networks."""
+    evaluate: Path | None = None
+    """Score a condensed set: a .safetensors file of ours, a .pt file of the DC/DSA/DM authors, or a folder of images."""
+    version: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the version."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console, errors = terminal(), terminal(stderr=True)
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"warning: {message}", markup=False, style="yellow")
+    try:
+        options = parse(arguments)
+        return dispatch(options, console)
+    except SystemExit as stop:  # tyro prints its own message
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except (UsageError, DataError) as error:
+        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red")
+        return BAD_INPUT
+    except registry.RegistrationError as error:
+        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoint")
+        return 130
+
+
+def terminal(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for the plan's table where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=max(console.width, PLAIN_WIDTH))
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Options from the command line over those of --config. Raises UsageError, or exits with tyro's message."""
+    default = Options()
+    for index, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--config":
+            value = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+            default = from_toml(Path(value))
+    return tyro.cli(Options, args=list(arguments), default=default, prog="bench.py", config=(tyro.conf.OmitArgPrefixes,))
+
+
+def from_toml(path: Path) -> Options:
+    """Options of a TOML file; names as on the command line. Raises UsageError for what it cannot hold."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from None
+    fields = {field.name: field for field in dataclasses.fields(Options) if field.name != "config"}
+    chosen: dict[str, Any] = {}
+    for name, value in values.items():
+        key = name.replace("-", "_")
+        if key not in fields:
+            raise UsageError(f"--config {path}: no option {name!r}{registry.nearest(key, fields)}")
+        chosen[key] = tuple(value) if isinstance(value, list) else value
+    arguments = [part for key, value in chosen.items() for part in as_arguments(key, value)]
+    try:
+        with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
+            return tyro.cli(Options, args=arguments, prog="bench.py")
+    except SystemExit:
+        raise UsageError(f"--config {path}: a value has the wrong type; write it as on the command line") from None
+
+
+def as_arguments(key: str, value: Any) -> list[str]:
+    flag = "--" + key.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag] if value else []
+    return [flag, *(str(item) for item in (value if isinstance(value, tuple) else (value,)))]
+
+
+def dispatch(options: Options, console: Console) -> int:
+    if options.version:
+        console.print(f"condensation-bench {__version__}", highlight=False)
+        return 0
+    if options.list:
+        print_list(console)
+        return 0
+    store = Store(options.results_dir)
+    if options.report:
+        return write_report(store, console)
+    try:
+        runtime = set_up(options.device, options.precision)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    data_dir = (options.data_dir or data_folder()).expanduser()
+    if options.evaluate:
+        from benchmark.foreign import evaluate_file
+
+        return evaluate_file(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
+    grid = grid_of(options, data_dir)
+    entries = make_plan(grid, store, runtime)
+    print_plan(entries, runtime, console)
+    if options.plan:
+        return 0
+    return run(entries, store, runtime, data_dir, console)
+
+
+def grid_of(options: Options, data_dir: Path) -> Grid:
+    """The grid that the options ask for. Raises UsageError for what does not exist."""
+    try:
+        for name in options.networks:
+            if name not in networks.NAMES:
+                raise ValueError(f"unknown network {name!r}{registry.nearest(name, networks.NAMES)}")
+        chosen = registry.expand(options.methods)
+        overrides = parse_overrides(options.set)
+        used = {method.name for method in chosen}
+        used |= {str(overrides[name][OBJECTIVE]) for name in used & overrides.keys() if OBJECTIVE in overrides[name]}
+        idle = overrides.keys() - used
+        if idle:
+            raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
+        for option, values in (("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets)):
+            wrong = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None and v < 1]
+            if wrong or values == ():
+                raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0] if wrong else 'nothing'}")
+        return Grid(
+            methods=tuple(chosen),
+            datasets=tuple({name: data.spec(name, data_dir) for name in options.datasets}.values()),
+            ipc=tuple(dict.fromkeys(options.ipc)) if options.ipc else None,
+            seeds=options.seeds,
+            nets=options.nets,
+            schedule=Schedule.parse(options.schedule) if options.schedule is not None else None,
+            protocols=("unified", "native") if options.protocol == "both" else (options.protocol,),
+            networks=tuple(dict.fromkeys(options.networks)),
+            budget=options.budget,
+            precision=options.precision,
+            overrides=overrides,
+        )
+    except DataError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def run(entries: list[Entry], store: Store, runtime: Runtime, data_dir: Path, console: Console) -> int:
+    """Run what is to do, then write the report."""
+    jobs = [entry.job for entry in entries if entry.state == "to do"]
+    blocked = [entry for entry in entries if entry.state == "blocked"]
+    for entry in blocked:
+        store.announce(entry.job)
+        store.fail(entry.job.cell, describe_failure(entry.job.cell, BudgetError(entry.reason)))
+    loaded: dict[str, Dataset] = {}
+
+    def load(name: str) -> Dataset:
+        if name not in loaded:
+            loaded[name] = data.load(name, data_dir)
+        return loaded[name]
+
+    for name in dict.fromkeys(job.cell.dataset for job in jobs):
+        load(name)  # all of them before anything runs: missing data is said now, not hours later
+    stop = StopSignal()
+    with Display(console, len(jobs)) as display:
+        outcome = run_jobs(jobs, load, store, runtime, cache_folder(), display, stop)
+    if outcome.stopped:
+        console.print(f"stopped ({stop.name}) {outcome.stopped}.\nThe same command goes on from there.", markup=False)
+        return 143 if stop.name == "SIGTERM" else 130
+    write_report(store, console)
+    failed = [*outcome.failed, *((entry.job, entry.reason) for entry in blocked)]
+    for job, reason in failed:
+        console.print(f"failed: {job.cell.label}: {reason}", markup=False, highlight=False, style="red")
+    return 1 if failed else 0
+
+
+def write_report(store: Store, console: Console) -> int:
+    from benchmark.report import build  # pandas, matplotlib and seaborn take seconds to import
+
+    page = build(store)
+    console.print(f"report: {page.resolve()}", markup=False, highlight=False, soft_wrap=True)
+    return 0

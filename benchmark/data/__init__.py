@@ -1,0 +1,7 @@
+"""Data sets as uint8 tensors on the device: seven named ones and any folder of images."""
+
+from benchmark.data.catalog import describe, load, names, spec
+from benchmark.data.dataset import Dataset, DatasetSpec, Split
+from benchmark.data.files import DataError
+
+__all__ = ["DataError", "Dataset", "DatasetSpec", "Split", "describe", "load", "names", "spec"]

@@ -1,0 +1,49 @@
+"""Decoded images kept on disk as safetensors: 110,000 JPEG files are decoded once, not at every start."""
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmark.folders import cache_folder
+
+_log = logging.getLogger(__name__)
+
+
+def load(name: str, key: str, beside: Path) -> dict[str, Tensor] | None:
+    """The tensors stored as `name` for `key`, or None if there are none, they are out of date, or damaged."""
+    for path in _places(name, beside):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                if (stored.metadata() or {}).get("key") == key:
+                    return {tensor: stored.get_tensor(tensor) for tensor in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            continue  # absent or damaged: either way the caller decodes again and stores anew
+    return None
+
+
+def store(name: str, key: str, beside: Path, tensors: dict[str, Tensor]) -> None:
+    """Keep `tensors` in folder `beside`, or in the user's cache where that cannot be written.
+
+    The file appears complete or not at all. A cache that cannot be written goes to the log, it is no error.
+    """
+    for path in _places(name, beside):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, metadata={"key": key})
+            temporary.replace(path)
+            return
+        except (OSError, SafetensorError) as error:
+            _log.warning("cannot keep decoded images in %s: %s", path, error)
+        finally:
+            with suppress(OSError):  # gone after the rename; and no cleaning may fail a run
+                temporary.unlink()
+
+
+def _places(name: str, beside: Path) -> tuple[Path, Path]:
+    return beside / f"{name}.safetensors", cache_folder() / f"{name}.safetensors"

@@ -1,0 +1,99 @@
+"""The local engine: runs the jobs of a plan one after the other in this process. One failed cell never stops the rest."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.cells import Job
+from benchmark.data import Dataset
+from benchmark.progress import Display
+from benchmark.run import Stopped
+from benchmark.runtime import Runtime
+from benchmark.store import Store
+from benchmark.worker import Worker, failure_word
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs: how many ended done, which failed and why, and whether the run was stopped."""
+
+    done: int = 0
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+    stopped: str = ""
+    """Where it stopped, empty if it ran to its end."""
+
+
+class StopSignal:
+    """Set by the first SIGINT or SIGTERM, read at every step boundary; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __call__(self) -> bool:
+        return bool(self.name)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        def handle(number: int, _frame: object) -> None:
+            if self.name:
+                raise KeyboardInterrupt
+            self.name = signal.Signals(number).name
+
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    load: Callable[[str], Dataset],
+    store: Store,
+    runtime: Runtime,
+    cache: Path | None,
+    display: Display,
+    stop: StopSignal | None = None,
+) -> Outcome:
+    """Run every job; `load(name)` gives a data set in memory, which is moved to the device once for all its cells."""
+    outcome, stop = Outcome(), stop or StopSignal()
+    worker = Worker(store, runtime, cache, display.step, stop)
+    for job in jobs:
+        store.announce(job)
+    dataset: Dataset | None = None
+    with stop.installed():
+        for job in jobs:
+            if stop():
+                outcome.stopped = outcome.stopped or f"before {job.cell.label}"
+                break
+            display.start(job.cell.label)
+            try:
+                if dataset is None or dataset.spec.name != job.cell.dataset:
+                    dataset = load(job.cell.dataset).to(runtime.device)
+                result = worker.run(job, dataset)
+            except Stopped as error:
+                outcome.stopped = f"{job.cell.label}: {error}"
+                break
+            except Exception as error:
+                reason = f"{failure_word(error)}: {error}"
+                outcome.failed.append((job, reason))
+                display.end(job.cell.label, f"failed: {reason}")
+            else:
+                outcome.done += 1
+                display.end(job.cell.label, summarise(result))
+    return outcome
+
+
+def summarise(result: dict) -> str:
+    """One line for the progress display: accuracy by protocol and network, and seconds."""
+    scores = []
+    for entry in result["evaluations"]:
+        mean = 100 * sum(entry["accuracies"]) / len(entry["accuracies"])
+        scores.append(f"{mean:.1f} % ({entry['protocol']}, {entry['network']}, {len(entry['accuracies'])} nets)")
+    seconds = result["condensation"]["seconds"] + sum(entry["seconds"] for entry in result["evaluations"])
+    return f"{'; '.join(scores)} in {seconds:.0f} s"

@@ -1,0 +1,89 @@
+"""Scoring a condensed set: train fresh networks on it by a recipe and measure them on the test split.
+
+This is the one place where training on a condensed set and the test split meet; the last iterate is what counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmark import networks
+from benchmark.augment.dsa import strategy_for
+from benchmark.cells import Evaluation
+from benchmark.containers import Container
+from benchmark.containers.dataset import WholeSet
+from benchmark.data import Dataset, Split
+from benchmark.run import Run
+from benchmark.runtime import Runtime, derive_seed
+from benchmark.store import same_training
+from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
+
+
+def training_set(container: Container, split: Split) -> TrainingSet:
+    """The decoded images as the network sees them. `split` gives the normalisation for sets stored in [0,1]."""
+    shape = tuple(split.images.shape[1:])
+    if isinstance(container, WholeSet):
+        return TrainingSet(container.images, container.labels, shape)
+    with torch.no_grad():
+        images, labels = container.decode()
+        images = split.normalise(images) if container.space == "raw" else images
+    return TrainingSet.of(images.detach(), labels)
+
+
+def split_set(split: Split) -> TrainingSet:
+    """A real split as the network sees it."""
+    return TrainingSet(split.gather, split.labels, tuple(split.images.shape[1:]))
+
+
+def evaluate(
+    evaluation: Evaluation,
+    data: TrainingSet,
+    dataset: Dataset,
+    runtime: Runtime,
+    run: Run,
+    key: str,
+    learned_lr: float | None = None,
+    done: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Train on `data` and score what `done` does not hold yet; returns the evaluation as the store keeps it.
+
+    Network i is seeded by (key, architecture, i) alone: more networks are more of the same run, and two protocols with
+    one recipe are one training.
+    """
+    recipe = evaluation.recipe.scaled(evaluation.factor, len(data))
+    entry = {
+        "protocol": evaluation.protocol,
+        "network": evaluation.network,
+        "recipe": dataclasses.asdict(evaluation.recipe),
+        "factor": evaluation.factor,
+        "steps": recipe.total_steps(len(data)),
+        "epochs": recipe.total_steps(len(data)) / recipe.steps_per_epoch(len(data)),
+        "images": len(data),
+        "accuracies": [],
+        "seconds": 0.0,
+        "peak_memory_mib": None,
+    }
+    known = [other for other in done if same_training(other, evaluation)]
+    if known:
+        most = max(known, key=lambda other: len(other["accuracies"]))
+        entry |= {name: most[name] for name in ("accuracies", "seconds", "peak_memory_mib")}
+    missing = range(len(entry["accuracies"]), evaluation.nets)
+    if not missing:
+        return entry
+
+    runtime.reset_peak_memory()
+    network = networks.build(evaluation.network, dataset.spec.image_shape, dataset.spec.classes)
+    seeds = [derive_seed(key, "evaluate", evaluation.network, index) for index in missing]
+    strategy = strategy_for(dataset.spec.flip)
+    training = Training(Ensemble(network, seeds, runtime), data, recipe, strategy, learned_lr)
+    phase = f"evaluate {evaluation.name} {missing.start}-{missing.stop}"
+    for step in run.loop(phase, training.total_steps, training=training):
+        run.log(loss=training.step(step).mean())
+    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, split_set(dataset.test))
+    entry["seconds"] += run.phases[phase]["seconds"]
+    entry["peak_memory_mib"] = runtime.peak_memory_mib()
+    return entry

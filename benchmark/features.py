@@ -1,0 +1,58 @@
+"""Embeddings of the training images by a network trained on them: what coreset selection measures distances in.
+
+The network depends on the data, the repetition and the length of its training, not on the method or the IPC, so it is
+kept in the cache folder and shared by the cells that need it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark import checkpoint, networks
+from benchmark.recipes import Recipe
+from benchmark.run import Run
+from benchmark.runtime import derive_seed
+from benchmark.task import Task
+from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
+
+
+def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
+    """Embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` steps of the unified recipe."""
+    purpose = ("features", task.spec.name, task.train.fingerprint, task.seed, steps, task.runtime.precision)
+    seed = derive_seed(*purpose)
+    network = networks.build("convnet", task.spec.image_shape, task.classes)
+    ensemble = Ensemble(network, [seed], task.runtime)
+    state = {"parameters": ParameterState(ensemble)}
+    path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
+    if path and checkpoint.read_header(path) == {"purpose": list(purpose)}:
+        checkpoint.load_state(path, state)
+    else:
+        data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
+        training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
+        for step in run.loop("features", steps, training=training):
+            run.log(loss=training.step(step).mean())
+        if path:
+            checkpoint.save_state(path, state, {"purpose": list(purpose)})
+    return embed(ensemble, task)
+
+
+class ParameterState:
+    """The parameters of an ensemble, without its generators, as a state to save."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.ensemble.parameters
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, parameter in self.ensemble.parameters.items():
+            parameter.copy_(state[name])
+
+
+@torch.no_grad()
+def embed(ensemble: Ensemble, task: Task) -> Tensor:
+    network = ensemble.network_of(0)
+    indices = torch.arange(len(task.train), device=task.device)
+    return torch.cat([network.features(task.train.gather(part)) for part in indices.split(SCORING_BATCH)])

@@ -1,0 +1,62 @@
+"""What the terminal shows besides progress: the lists of --list and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmark import data, networks, registry
+from benchmark.plan import Entry
+from benchmark.runtime import Runtime
+
+
+def print_list(console: Console) -> None:
+    """Methods, data sets and networks, one line each."""
+    methods = Table("method", "what it does", "paper", title="Methods", title_justify="left", box=None)
+    for name, method in registry.all_methods().items():
+        kind = "" if method.category == "method" else f" ({method.category})"
+        methods.add_row(name + kind, method.summary(), method.paper)
+    datasets = Table("data set", "images", title="Data sets", title_justify="left", box=None)
+    for name, description in data.describe().items():
+        datasets.add_row(name, description)
+    nets = Table("network", "what it is", title="Networks", title_justify="left", box=None)
+    for name in networks.NAMES:
+        nets.add_row(name, networks.describe(name))
+    for table in (methods, datasets, nets):
+        console.print(table)
+        console.print()
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def print_plan(entries: Sequence[Entry], runtime: Runtime, console: Console) -> None:
+    """One line a cell: state, floats, estimated cost; then the totals."""
+    table = Table(box=None, title=f"Plan on {runtime.describe()}", title_justify="left")
+    for column in ("data set", "method", "IPC", "seed", "schedule", "evaluation", "floats", "x budget", "state", "estimate"):
+        table.add_column(column, justify="right" if column in ("IPC", "seed", "floats", "x budget", "estimate") else "left")
+    for entry in entries:
+        cell = entry.job.cell
+        protocols = dict.fromkeys(f"{e.protocol}, {e.nets} x {e.network}" for e in entry.job.evaluations)
+        table.add_row(
+            cell.dataset,
+            f"{cell.method} [{cell.variant}]" if cell.variant else cell.method,
+            str(cell.ipc) if cell.ipc else "all",
+            str(cell.seed),
+            cell.schedule,
+            "; ".join(protocols),
+            f"{entry.floats:,}" if entry.floats else "-",
+            f"{entry.budget.multiple(entry.floats):.3f}" if entry.floats else "-",
+            f"blocked: {entry.reason}" if entry.state == "blocked" else entry.state,
+            duration(entry.seconds) if entry.seconds is not None else "-",
+        )
+    console.print(table)
+    counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}
+    total = sum(entry.seconds or 0.0 for entry in entries)
+    cells = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.print(f"{len(entries)} cells: {cells}; estimated {duration(total)}", highlight=False)

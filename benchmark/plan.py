@@ -1,0 +1,233 @@
+"""From what the user asked for to the jobs of the grid, and what is known of each before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from benchmark import networks, registry
+from benchmark.budget import Budget, BudgetError
+from benchmark.cells import Cell, Evaluation, Job
+from benchmark.data import DatasetSpec
+from benchmark.method import Method, Schedule
+from benchmark.recipes import Recipe, unified
+from benchmark.runtime import Precision, Runtime
+from benchmark.store import Store
+
+Overrides = dict[str, dict[str, Any]]
+"""Hyper-parameter overrides by method name; `objective` names the method whose loop moves the container."""
+
+OBJECTIVE = "objective"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The request: which cells, how long, how scored."""
+
+    methods: tuple[type[Method], ...]
+    datasets: tuple[DatasetSpec, ...]
+    ipc: tuple[int, ...] | None
+    """None: each data set's own default."""
+    seeds: int | None
+    nets: int | None
+    schedule: Schedule | None
+    """None: quick for digits, paper otherwise."""
+    protocols: tuple[str, ...]
+    networks: tuple[str, ...]
+    budget: Literal["strict", "native"]
+    precision: Precision
+    overrides: Overrides = dataclasses.field(default_factory=dict)
+
+    def schedule_of(self, spec: DatasetSpec) -> Schedule:
+        return self.schedule or Schedule.parse("quick" if spec.name == "digits" else "paper")
+
+    def jobs(self) -> list[Job]:
+        """Every job of the grid: data set by data set, seed by seed, small budgets first."""
+        found = []
+        for spec in self.datasets:
+            schedule = self.schedule_of(spec)
+            paper = schedule.name == "paper"
+            for seed in range(self.seeds or (3 if paper else 1)):
+                for ipc in sorted({0, *(self.ipc or spec.default_ipc)}):
+                    wanted = [m for m in self.methods if m.condenses == (ipc > 0)]
+                    found += [self._job(m, spec, ipc, seed, schedule) for m in wanted if m.condenses or seed == 0]
+        return found
+
+    def _job(self, method: type[Method], spec: DatasetSpec, ipc: int, seed: int, schedule: Schedule) -> Job:
+        own = dict(self.overrides.get(method.name, {}))
+        objective = own.pop(OBJECTIVE, "")
+        hyper = method.hyper_parameters(spec, ipc, schedule, own)
+        mover_hyper = {}
+        if objective:
+            mover = registry.get(objective)
+            mover_hyper = dataclasses.asdict(mover.hyper_parameters(spec, ipc, schedule, self.overrides.get(objective)))
+        settings = {OBJECTIVE: objective} if objective else {}
+        settings |= own | {f"{objective}.{k}": v for k, v in self.overrides.get(objective, {}).items()}
+        cell = Cell(
+            method=method.name,
+            dataset=spec.name,
+            ipc=ipc,
+            seed=seed,
+            schedule=schedule.name,
+            budget=self.budget,
+            precision=self.precision,
+            version=method.version,
+            hyper=dataclasses.asdict(hyper),
+            objective=objective,
+            objective_hyper=mover_hyper,
+            variant=" ".join(f"{name}={value}" for name, value in sorted(settings.items())),
+        )
+        nets = self.nets or (10 if schedule.name == "paper" else 3)
+        recipes = {"unified": unified(ipc), "native": method.native_recipe(hyper, spec, ipc)}
+        evaluations = tuple(
+            Evaluation(protocol, network, nets, recipes[protocol], schedule.factor)
+            for protocol in self.protocols
+            for network in self.networks
+        )
+        return Job(cell, evaluations)
+
+
+def parse_overrides(settings: Iterable[str]) -> Overrides:
+    """`["dm.lr_img=2", ...]` as values of the fields' types. Raises ValueError with the nearest names."""
+    overrides: Overrides = {}
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        method_name, dot, field = target.partition(".")
+        if not (equals and dot):
+            raise ValueError(f"--set {setting}: write METHOD.FIELD=VALUE, for example dm.lr_img=2")
+        method = registry.get(method_name)
+        types = typing.get_type_hints(method.Hyper)
+        if field == OBJECTIVE and field not in types:
+            overrides.setdefault(method_name, {})[field] = _objective(setting, method, text)
+            continue
+        if field not in types:
+            raise ValueError(f"--set {setting}: {method_name} has no field {field!r}{registry.nearest(field, types)}")
+        overrides.setdefault(method_name, {})[field] = _value(setting, text, types[field])
+    return overrides
+
+
+def _objective(setting: str, method: type[Method], name: str) -> str:
+    """A method's name, if it has a loop that can move the container of `method`."""
+    movers = [other.name for other in registry.all_methods().values() if other.move is not Method.move]
+    if method.start is Method.start:
+        raise ValueError(f"--set {setting}: {method.name} has no container to move")
+    if name not in movers:
+        raise ValueError(f"--set {setting}: no objective {name!r}{registry.nearest(name, movers)}")
+    return name
+
+
+def _value(setting: str, text: str, kind: Any) -> Any:
+    """A field's value from its text. Numbers must be finite and not negative: every hyper-parameter here is."""
+    if typing.get_origin(kind) is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"--set {setting}: choose from {', '.join(typing.get_args(kind))}")
+        return text
+    if kind is str:
+        return text
+    try:
+        value = json.loads({"True": "true", "False": "false"}.get(text, text))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        fits = type(value) is kind and (kind is bool or (math.isfinite(value) and value >= 0))
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        wanted = {int: "a whole number, 0 or more", float: "a finite number, 0 or more", bool: "true or false"}
+        raise ValueError(f"--set {setting}: needs {wanted.get(kind, kind)}")
+    return value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job as the plan shows it."""
+
+    job: Job
+    state: Literal["done", "to do", "blocked"]
+    reason: str
+    floats: int
+    budget: Budget
+    seconds: float | None
+    """Estimated; None where nothing can be said."""
+
+
+def make_plan(grid: Grid, store: Store, runtime: Runtime) -> list[Entry]:
+    """Every job with its state, stored floats and estimated seconds. Reads the store and probes the device for half a
+    second; loads no data and runs nothing."""
+    specs = {spec.name: spec for spec in grid.datasets}
+    speed: float | None = None
+    entries = []
+    for job in grid.jobs():
+        spec, cell = specs[job.cell.dataset], job.cell
+        method = registry.get(cell.method)
+        hyper = method.Hyper(**cell.hyper)
+        budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
+        state, reason, floats, seconds = "to do", "", 0, None
+        try:
+            floats = method.storage(hyper, spec, budget)
+            budget.check(floats)
+        except BudgetError as error:
+            state, reason = "blocked", str(error)
+        if state == "to do" and store.is_done(job):
+            state = "done"
+        if state == "to do":
+            speed = speed or probe_speed(runtime)
+            seconds = estimate_flops(spec, budget, job) / speed
+        entries.append(Entry(job, state, reason, floats, budget, seconds))
+    return entries
+
+
+MATCHED_COST = 7.0
+"""Forward, backward with a graph, and backward through both to the pixels, in forward passes (710 against 101.5 MFLOP
+for a 32x32 image); a training step costs three."""
+
+
+def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
+    """Floating-point operations of condensing and evaluating one cell, by counting images."""
+    cell = job.cell
+    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    mover = registry.get(name)
+    forward = forward_flops("convnet", spec.image_shape, spec.classes)
+    work = mover.work(mover.Hyper(**values), spec, budget)
+    total = forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
+    images = budget.ipc * spec.classes
+    for evaluation in job.evaluations:
+        recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
+        batch = min(recipe.batch, images) if images else recipe.batch
+        steps = recipe.total_steps(max(images, 1))
+        network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
+        total += evaluation.nets * 3 * network * batch * steps
+    return total
+
+
+@cache
+def forward_flops(network: str, shape: tuple[int, int, int], classes: int) -> float:
+    return networks.flops_per_image(networks.build(network, shape, classes), shape)
+
+
+def probe_speed(runtime: Runtime) -> float:
+    """FLOP per second of a ConvNet-sized convolution with the share that real steps reach, measured in half a second."""
+    images = torch.randn(64, 128, 16, 16, device=runtime.device)
+    weight = torch.randn(128, 128, 3, 3, device=runtime.device)
+    flops = 2 * images.shape[0] * 128 * 128 * 9 * 256
+    F.conv2d(images, weight, padding=1)
+    repeats, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.3:
+        out = F.conv2d(images, weight, padding=1)
+        repeats += 1
+        if runtime.device.type == "cuda":
+            out[0, 0, 0, 0].item()
+    return STEP_EFFICIENCY * flops * repeats / (time.perf_counter() - start)
+
+
+STEP_EFFICIENCY = 0.6
+"""Share of the bare convolution's speed that whole steps reach (normalisation, pooling, augmentation, Python)."""

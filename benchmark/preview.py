@@ -1,0 +1,40 @@
+"""preview.png: a sheet of the condensed images, one row per class, as they would look to a person."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from benchmark.containers import Container
+from benchmark.data import Split
+from benchmark.store import write_atomically
+
+ROWS, COLUMNS, SIDE = 20, 10, 48
+
+
+def viewable(images_NCHW: Tensor, container: Container, split: Split) -> Tensor:
+    """Pixels in [0,1]: raw ones clamped, normalised ones brought back first."""
+    if container.space == "normalised":
+        images_NCHW = images_NCHW * split.std[:, None, None] + split.mean[:, None, None]
+    return images_NCHW.clamp(0, 1)
+
+
+@torch.no_grad()
+def write_preview(path: Path, container: Container, split: Split) -> None:
+    """Up to 20 classes and the first 10 images of each; small images are enlarged without smoothing."""
+    labels = container.labels
+    classes = range(min(split.classes, ROWS))
+    rows = [(labels == c).nonzero().flatten()[:COLUMNS] for c in classes]
+    columns = min(len(row) for row in rows if len(row))
+    shown = torch.cat([row[:columns] for row in rows])
+    images = viewable(container.images(shown), container, split)
+    scale = max(1, SIDE // max(images.shape[-2:]))
+    sheet = make_grid(F.interpolate(images, scale_factor=scale), nrow=columns, padding=2, pad_value=1.0)
+    buffer = io.BytesIO()
+    save_image(sheet, buffer, format="png")
+    write_atomically(path, buffer.getvalue())

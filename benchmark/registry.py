@@ -1,0 +1,114 @@
+"""Finding methods: every file in `methods/`, and every entry point of the group `condensation.methods`.
+
+Dropping in a file is enough. A file that cannot be imported, a class without a card, or a name given twice stops
+the program at once, naming the file, rather than leaving a row out of the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterable
+from functools import cache
+from types import ModuleType
+
+import methods
+from benchmark.method import Method
+
+ENTRY_POINTS = "condensation.methods"
+ALL = "all"
+
+
+class RegistrationError(Exception):
+    """A method file that does not keep the contract; the message names it and the mend."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the closest known names, or the list of all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(known)}"
+
+
+def check(cls: type[Method]) -> type[Method]:
+    """The class itself, if it keeps the contract. Raises RegistrationError otherwise."""
+    where = f"{inspect.getsourcefile(cls)}: class {cls.__name__}"
+    problems = []
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", getattr(cls, "name", "")):
+        problems.append("`name` must be lower-case letters, digits and dashes")
+    if getattr(cls, "name", "") == ALL:
+        problems.append(f"`name` {ALL!r} is taken by --methods all")
+    if not cls.__doc__:
+        problems.append("the docstring (the method's card) is missing")
+    if not getattr(cls, "title", ""):
+        problems.append("`title` is missing")
+    hyper = getattr(cls, "Hyper", None)
+    if not (dataclasses.is_dataclass(hyper) and hyper.__dataclass_params__.frozen):
+        problems.append("`Hyper` must be a frozen dataclass")
+    else:
+        fields = {field.name for field in dataclasses.fields(hyper)}
+        named = {*cls.scaled, *cls.quick, *(name for row in cls.cells.values() for name in row)}
+        if named - fields:
+            problems.append(f"Hyper has no field {', '.join(sorted(named - fields))}")
+    if cls.condense is Method.condense:
+        parts = ("start", "optimiser", "move")
+        missing = [part for part in parts if getattr(cls, part) is getattr(Method, part)]
+        if missing:
+            problems.append(f"`{'`, `'.join(missing)}` missing (or override `condense`)")
+    if problems:
+        raise RegistrationError(f"{where}: {'; '.join(problems)}")
+    return cls
+
+
+def methods_of(module: ModuleType) -> list[type[Method]]:
+    """The methods defined in a module (not those it imports)."""
+    return [
+        check(cls)
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, Method) and cls.__module__ == module.__name__ and "name" in vars(cls)
+    ]
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise RegistrationError(f"method module {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@cache
+def all_methods() -> dict[str, type[Method]]:
+    """Every method by name, in the order of the file names."""
+    modules = [_import(f"methods.{info.name}") for info in sorted(pkgutil.iter_modules(methods.__path__))]
+    modules += [_import(entry.module) for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    found: dict[str, type[Method]] = {}
+    for cls in (cls for module in dict.fromkeys(modules) for cls in methods_of(module)):
+        if found.setdefault(cls.name, cls) is not cls:
+            here, there = (inspect.getsourcefile(c) for c in (cls, found[cls.name]))
+            raise RegistrationError(f"two methods are called {cls.name!r}: {there} and {here}")
+    return found
+
+
+def get(name: str) -> type[Method]:
+    """Raises ValueError with the nearest names for an unknown one."""
+    found = all_methods()
+    if name not in found:
+        raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL])}")
+    return found[name]
+
+
+def expand(names: Iterable[str]) -> list[type[Method]]:
+    """The classes of the given names without repetition; `all` stands for every method and reference row."""
+    chosen: dict[str, type[Method]] = {}
+    for name in names:
+        if name == ALL:
+            rows = [cls for cls in all_methods().values() if cls.category != "variant"]
+            chosen |= {cls.name: cls for cls in sorted(rows, key=lambda cls: cls.category != "reference")}
+        else:
+            chosen[name] = get(name)
+    return list(chosen.values())

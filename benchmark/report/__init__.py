@@ -1,0 +1,52 @@
+"""The report: every table, every plot and the page, from what a results folder holds.
+
+It reads the store and the packaged published numbers, nothing else; no method, data set or network is
+imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark.report import accuracy, cost, frames, render
+from benchmark.report.tables import Table
+from benchmark.store import Store, write_atomically
+
+
+def build(store: Store) -> Path:
+    """Write tables/, plots/ and index.html below the store's folder; return the path of index.html.
+
+    An empty store gives a page that says so and a `results.csv` with nothing but its header.
+    """
+    # Drawing libraries take seconds to import; who only imports the report should not wait for them.
+    from benchmark.report import page, plots
+
+    records = frames.readable(store.records())
+    titles = frames.names(records)
+    observed = frames.observations(records)
+    rows = frames.aggregate(observed, titles)
+    main = frames.main_rows(rows)
+    made = {
+        "accuracy": accuracy.accuracy_tables(main, titles),
+        "cost": cost.cost_tables(rows, titles),
+        "cross_architecture": accuracy.cross_architecture_tables(rows, titles),
+    }
+    folder = store.root / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "results.csv", frames.results_frame(rows).to_csv(index=False))
+    write_atomically(folder / "runs.csv", frames.nets_frame(observed).to_csv(index=False))
+    for name, blocks in made.items():
+        _write_table(folder, name, blocks)
+    drawn = plots.draw(main, titles, store.root / "plots")
+    path = store.root / "index.html"
+    write_atomically(path, page.render(records, rows, titles, made, drawn))
+    return path
+
+
+def _write_table(folder: Path, name: str, blocks: list[Table]) -> None:
+    for suffix, write in (("csv", render.to_csv), ("md", render.to_markdown), ("tex", render.to_latex)):
+        path = folder / f"{name}.{suffix}"
+        if blocks or name != "cross_architecture":
+            write_atomically(path, write(blocks))
+        else:  # one network only: no such table, and none left over from an earlier report
+            path.unlink(missing_ok=True)

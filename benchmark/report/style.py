@@ -1,0 +1,118 @@
+"""Order, titles, colours and markers: one look for a method in every table and plot of the report.
+
+The hues are Paul Tol's "muted" scheme, safe for the common kinds of colour blindness; a marker of its own
+and, for variants, a broken line tell apart what colour alone would not. Relatives share a hue (CAFE and
+CAFE+DSA, IDC and IDC-I, HMN and its controls); reference rows are grey.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+INK = "#1f2328"
+GREY = "#7a7f87"
+
+METHODS = {
+    "random": "Random",
+    "herding": "Herding",
+    "kcenter": "K-Center",
+    "dc": "DC",
+    "dsa": "DSA",
+    "dm": "DM",
+    "cafe": "CAFE",
+    "cafe-dsa": "CAFE+DSA",
+    "mtt": "MTT",
+    "idc": "IDC",
+    "haba": "HaBa",
+    "linba": "LinBa",
+    "hmn": "HMN",
+}
+"""Registry names in the order of the tables, with the titles used where no stored result gives one."""
+
+DATASETS = {
+    "digits": "Digits",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tiny-imagenet": "Tiny ImageNet",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    marker: str
+    line: str = "-"
+
+
+WHOLE = Look(INK, "", "--")
+
+_LOOKS = {
+    "whole": WHOLE,
+    "random": Look(GREY, "o", ":"),
+    "herding": Look(GREY, "<", ":"),
+    "kcenter": Look(GREY, ">", ":"),
+    "dc": Look("#332288", "o"),
+    "dsa": Look("#4fa8d8", "s"),
+    "dm": Look("#44aa99", "^"),
+    "cafe": Look("#999933", "D"),
+    "cafe-dsa": Look("#999933", "d", "--"),
+    "mtt": Look("#117733", "v"),
+    "idc": Look("#cc6677", "P"),
+    "idc-i": Look("#cc6677", "p", "--"),
+    "haba": Look("#d8a62a", "X"),
+    "linba": Look("#882255", "h"),
+    "hmn": Look("#aa4499", "*"),
+    "hmn-noprune": Look("#aa4499", "8", "--"),
+    "hmn-random": Look("#aa4499", "H", ":"),
+}
+_SPARE = [
+    Look(colour, marker, line)
+    for line, marker in (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+    for colour in ("#8c564b", "#0077bb", "#ee7733", "#5c6b1e", "#6a51a3")
+]
+
+
+def looks(keys: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
+    """A look for every (method, variant).
+
+    The first variant of a method the suite knows has the method's own look; all others take spare ones.
+    """
+    own = {method: (method, variant) for method, variant in sorted(keys, reverse=True) if method in _LOOKS}
+    others = sorted(set(keys) - set(own.values()))
+    spare = {key: _SPARE[number % len(_SPARE)] for number, key in enumerate(others)}
+    return {key: _LOOKS[method] for method, key in own.items()} | spare
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """Sorting key: reference rows, the suite's methods, any others by name, the whole training set last."""
+    if method == "whole":
+        return len(METHODS) + 1, ""
+    known = list(METHODS)
+    return (known.index(method), "") if method in METHODS else (len(METHODS), method)
+
+
+def dataset_rank(dataset: str) -> tuple[int, str]:
+    known = list(DATASETS)
+    return (known.index(dataset), "") if dataset in DATASETS else (len(DATASETS), dataset)
+
+
+def ipc_rank(ipc: int) -> float:
+    """Ascending, the whole set (0) last."""
+    return ipc or float("inf")
+
+
+def schedule_rank(schedule: str) -> tuple[int, float, str]:
+    """`paper` first, then fractions from long to short, then `quick`."""
+    try:
+        return 1, -float(schedule), schedule
+    except ValueError:
+        return (0 if schedule == "paper" else 2), 0.0, schedule
+
+
+def slug(name: str, longest: int = 40) -> str:
+    """A part of a file name or anchor for any name, such as a folder path; the end of a long one."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[-longest:].strip("-") or "unnamed"

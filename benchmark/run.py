@@ -1,0 +1,151 @@
+"""The loop of a cell. `for step in run.loop(...)` owns stopping, timing, checkpoints, logging and progress, so that a
+method is the paper's algorithm box and nothing else.
+
+A run has phases ("features", "condense", "evaluate unified-convnet", ...), each a loop with a name. A phase's state is
+saved every so often and when it ends; the same command later finds it and goes on at that step with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark import checkpoint
+from benchmark.budget import NotFinite
+
+LOG_LINES = 400
+"""About how many lines a phase writes to steps.jsonl; between them losses stay on the device."""
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called with (phase, steps done, steps in all, last logged values)."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class Run:
+    """Drives the phases of one cell.
+
+    directory: where steps.jsonl and checkpoint/ go, or None to keep nothing. key: what a checkpoint must belong to.
+    checkpoint_seconds: the longest time between saves. should_stop: asked at every step boundary. shared: state that
+    every phase moves, such as the cell's generator.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        key: str = "",
+        checkpoint_seconds: float = 60.0,
+        progress: Progress = lambda *_: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        shared: checkpoint.State | None = None,
+    ) -> None:
+        self.directory, self.key, self.checkpoint_seconds = directory, key, checkpoint_seconds
+        self.shared = shared or {}
+        self.progress, self.should_stop = progress, should_stop
+        self.notes: dict[str, Any] = {}
+        self.phases: dict[str, dict[str, float]] = {}
+        """Steps and seconds of every finished phase, by name; seconds include earlier attempts that were resumed."""
+        self._pending: dict[str, list[Tensor]] = {}
+
+    def note(self, name: str, value: Any) -> None:
+        """Record a JSON fact about this condensation for its result, such as chosen indices."""
+        self.notes[name] = value
+
+    def log(self, **values: Tensor | float) -> None:
+        """Record values of this step. They are averaged and written every few steps; a tensor is not read before."""
+        for name, value in values.items():
+            self._pending.setdefault(name, []).append(torch.as_tensor(value).detach())
+
+    def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
+        """Yield the steps of a phase that are still to do, 0-based.
+
+        `state` names everything the steps change (see `benchmark.checkpoint`); it is restored in place before the first
+        step when the phase was interrupted, or left finished when it had ended. Raises Stopped after saving when asked
+        to stop, and NotFinite when a logged value is not finite.
+        """
+        path = self._checkpoint_path(phase)
+        state = self.shared | state
+        start, seconds = self._resume(path, phase, steps, state)
+        clock = last_save = time.perf_counter()
+        every = max(1, math.ceil(steps / LOG_LINES))
+        values: dict[str, float] = {}
+        self.progress(phase, start, steps, values)
+        for step in range(start, steps):
+            yield step
+            done, now = step + 1, time.perf_counter()
+            stop = done < steps and self.should_stop()
+            save = path and (stop or done == steps or now - last_save > self.checkpoint_seconds)
+            if self._pending and (save or done % every == 0 or done == steps):
+                values = self._flush(phase, done, seconds + now - clock)
+            self.progress(phase, done, steps, values)
+            if save:
+                self._save(path, phase, done, steps, seconds + now - clock, state)
+                last_save = time.perf_counter()
+            if stop:
+                raise Stopped(f"{phase} stopped after step {done} of {steps}")
+        if start == steps and path and not path.exists():  # a phase of no steps
+            self._save(path, phase, steps, steps, seconds, state)
+        total = seconds + time.perf_counter() - clock if start < steps else seconds
+        self.phases[phase] = {"steps": steps, "seconds": total}
+
+    def _checkpoint_path(self, phase: str) -> Path | None:
+        if self.directory is None:
+            return None
+        return self.directory / "checkpoint" / (re.sub(r"[^A-Za-z0-9.-]+", "-", phase) + ".safetensors")
+
+    def _log_path(self) -> Path | None:
+        return self.directory / "steps.jsonl" if self.directory else None
+
+    def _resume(self, path: Path | None, phase: str, steps: int, state: dict[str, Any]) -> tuple[int, float]:
+        header = checkpoint.read_header(path) if path else None
+        if not header or (header["key"], header["phase"], header["steps"]) != (self.key, phase, steps):
+            if path:
+                self._truncate_log(phase, 0)
+            return 0, 0.0
+        checkpoint.load_state(path, state)
+        self.notes.update(header["notes"])
+        self._truncate_log(phase, header["done"])
+        return header["done"], header["seconds"]
+
+    def _truncate_log(self, phase: str, done: int) -> None:
+        """Drop what an interrupted attempt logged beyond the point it resumes from, whole or half-written lines."""
+        path = self._log_path()
+        if not path or not path.exists():
+            return
+        kept = []
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                if entry["phase"] != phase or entry["step"] <= done:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        path.write_text("".join(kept))
+
+    def _flush(self, phase: str, done: int, seconds: float) -> dict[str, float]:
+        values = {name: torch.stack(seen).float().mean().item() for name, seen in self._pending.items()}
+        self._pending.clear()
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NotFinite(f"{name} is {value} at or shortly before step {done} of phase {phase}")
+        path = self._log_path()
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                line = {"phase": phase, "step": done, "seconds": round(seconds, 3)} | values
+                file.write(json.dumps(line) + "\n")
+        return values
+
+    def _save(self, path: Path, phase: str, done: int, steps: int, seconds: float, state: dict[str, Any]) -> None:
+        header = {"key": self.key, "phase": phase, "done": done, "steps": steps, "seconds": seconds}
+        checkpoint.save_state(path, state, header | {"notes": self.notes})

@@ -1,0 +1,170 @@
+"""The results folder: where every cell's files lie, and how they become visible.
+
+    runs/<cell>/config.json             what was asked, written when the cell is planned
+    runs/<cell>/result.json             the only sign that a cell is done; appears by atomic rename
+    runs/<cell>/failure.json            why the last attempt failed; never counts as done
+    runs/<cell>/condensed.safetensors   the condensed set with everything needed to decode and train on it
+    runs/<cell>/steps.jsonl             loss and seconds along the way
+    runs/<cell>/preview.png             a sheet of the condensed images
+    runs/<cell>/checkpoint/             only while running: state that resumes to the same bits
+
+The store knows files, not methods: what a result means is the reader's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
+
+RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
+EVALUATION_FIELDS = ("protocol", "network", "recipe", "factor", "steps", "accuracies", "seconds")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where the file is absent or holds no object (said once, by a warning)."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        warnings.warn(f"{path} is damaged ({error}); it is ignored and the cell will be redone", stacklevel=3)
+        return None
+    if not isinstance(value, dict):
+        warnings.warn(f"{path} is damaged (not an object); it is ignored and the cell will be redone", stacklevel=3)
+        return None
+    return value
+
+
+def _well_formed(result: dict[str, Any], key: str) -> bool:
+    evaluations = result.get("evaluations")
+    return (
+        all(field in result for field in RESULT_FIELDS)
+        and result["format"] == RESULT_FORMAT
+        and result["key"] == key
+        and isinstance(evaluations, list)
+        and all(isinstance(e, dict) and all(field in e for field in EVALUATION_FIELDS) for e in evaluations)
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the store holds of one cell.
+
+    `config` is the cell's identity (see `Cell.config`) and `evaluations` what was asked of it last; `result` is None
+    unless the cell is done; `failure` is None unless the last attempt failed.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    requested: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    failure: dict[str, Any] | None
+
+    @property
+    def status(self) -> Literal["done", "failed", "missing"]:
+        return "failed" if self.failure else "done" if self.result else "missing"
+
+
+class Store:
+    """A results folder. Creating the object touches nothing; writing creates what it needs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.runs = self.root / "runs"
+
+    def directory(self, cell: Cell) -> Path:
+        return self.runs / cell.directory
+
+    def announce(self, job: Job) -> Path:
+        """Record that a job was asked for, so that a report shows it as missing until it is done."""
+        directory = self.directory(job.cell)
+        directory.mkdir(parents=True, exist_ok=True)
+        requested = [{"protocol": e.protocol, "network": e.network, "nets": e.nets} for e in job.evaluations]
+        write_json(directory / "config.json", {"key": job.cell.key, "cell": job.cell.config(), "requested": requested})
+        return directory
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """The stored result of a cell, or None; a damaged or foreign one is named by a warning and counts as none."""
+        path = self.directory(cell) / "result.json"
+        result = _read_json(path)
+        if result is not None and not _well_formed(result, cell.key):
+            warnings.warn(f"{path} is not a result of this cell; it is ignored and the cell redone", stacklevel=2)
+            return None
+        return result
+
+    def missing_evaluations(self, job: Job) -> tuple[Evaluation, ...]:
+        """The evaluations of a job that its stored result does not hold yet (all of them where there is none)."""
+        result = self.result(job.cell)
+        done = result["evaluations"] if result else []
+        return tuple(e for e in job.evaluations if not any(holds(entry, e) for entry in done))
+
+    def is_done(self, job: Job) -> bool:
+        return self.result(job.cell) is not None and not self.missing_evaluations(job)
+
+    def finish(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Make a cell done: result.json appears, older failures and the checkpoints go."""
+        directory = self.directory(cell)
+        write_json(directory / "result.json", result)
+        (directory / "failure.json").unlink(missing_ok=True)
+        shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+
+    def fail(self, cell: Cell, failure: dict[str, Any]) -> None:
+        directory = self.directory(cell)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "failure.json", failure)
+
+    def records(self) -> list[Record]:
+        """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped."""
+        found = []
+        for directory in sorted(self.runs.iterdir()) if self.runs.is_dir() else ():
+            config = _read_json(directory / "config.json")
+            if config is None or not isinstance(config.get("cell"), dict):
+                continue
+            result = _read_json(directory / "result.json")
+            if result is not None and not _well_formed(result, str(config.get("key"))):
+                warnings.warn(f"{directory / 'result.json'} is not a result of this cell; ignored", stacklevel=2)
+                result = None
+            failure = _read_json(directory / "failure.json")
+            found.append(Record(directory, config["cell"], list(config.get("requested", [])), result, failure))
+        return found
+
+
+def same_training(entry: dict[str, Any], wanted: Evaluation) -> bool:
+    """Whether a stored evaluation trained the same networks the same way; the protocol is only its name."""
+    recipe = dataclasses.asdict(wanted.recipe)
+    return (entry["network"], entry["recipe"], entry["factor"]) == (wanted.network, recipe, wanted.factor)
+
+
+def holds(entry: dict[str, Any], wanted: Evaluation) -> bool:
+    """Whether a stored evaluation is the wanted one, with at least as many networks."""
+    enough = len(entry["accuracies"]) >= wanted.nets
+    return entry["protocol"] == wanted.protocol and enough and same_training(entry, wanted)

@@ -1,0 +1,165 @@
+"""What a method is handed: the training data on the device, the budget, a seeded generator, networks, augmentation.
+
+There is no test split in here, and methods read nothing else: no arguments, no globals, no clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from benchmark import augment, networks
+from benchmark.budget import Budget, TooFewImages
+from benchmark.containers import Container
+from benchmark.data import DatasetSpec, Split
+from benchmark.networks import Network
+from benchmark.objectives import Objective, value_and_grad
+from benchmark.runtime import Runtime
+
+PIXELS_AT_ONCE = 2**24
+"""Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and
+double-backward graph take about 40 GB in a ConvNet of width 128."""
+
+
+SYNTHETIC_AT_MOST = 128
+"""Images of one class in a matching step; containers that decode to more are sampled (METHODS 7 and 10)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One condensation to do."""
+
+    spec: DatasetSpec
+    train: Split
+    budget: Budget
+    runtime: Runtime
+    generator: torch.Generator
+    """The only source of randomness; lives on the device and is part of every checkpoint."""
+    seed: int = 0
+    """Number of the repetition: what cells of one repetition share (a feature network, say) is seeded by it."""
+    cache: Path | None = None
+    """Folder for what several cells share; None keeps nothing."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.runtime.device
+
+    @property
+    def classes(self) -> int:
+        return self.spec.classes
+
+    @property
+    def ipc(self) -> int:
+        return self.budget.ipc
+
+    def class_chunk(self, *batches_KNCHW: Tensor) -> int:
+        """Classes whose graph is alive at once: as many as fit `PIXELS_AT_ONCE` where classes are batched, else one."""
+        pixels = sum(batch[0].numel() for batch in batches_KNCHW)
+        return min(self.classes, max(1, PIXELS_AT_ONCE // pixels)) if self.runtime.batched else 1
+
+    @cached_property
+    def strategy(self) -> str:
+        """DSA operations that make sense on this data set (no flip on digits)."""
+        return augment.dsa.strategy_for(self.spec.flip)
+
+    @cached_property
+    def smallest_class(self) -> int:
+        return min(len(indices) for indices in self.train.class_indices)
+
+    def network(self) -> Network:
+        """A freshly drawn ConvNet for this data set."""
+        network = networks.build("convnet", self.spec.image_shape, self.classes).to(self.device)
+        return networks.initialise_(network, self.generator)
+
+    def noise(self, per_class: int) -> Tensor:
+        """Standard normal images [K, M, C, H, W]."""
+        shape = (self.classes, per_class, *self.spec.image_shape)
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    @cached_property
+    def _class_table(self) -> tuple[Tensor, Tensor]:
+        """(indices of each class padded to the largest [K, L], class sizes [K])."""
+        rows = self.train.class_indices
+        table = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        return table, torch.tensor([len(row) for row in rows], device=self.device)
+
+    def real_indices(self, per_class: int) -> Tensor:
+        """Random training indices [K, n] of every class, without replacement.
+
+        n is `per_class`, or the size of the largest class where that is smaller. A class with fewer than n images goes
+        round again, each image used floor or ceil of n / size times, so that shapes never depend on the class.
+        """
+        table, sizes = self._class_table
+        classes, largest = table.shape
+        keys = torch.rand(classes, largest, generator=self.generator, device=self.device)
+        keys = keys.masked_fill(torch.arange(largest, device=self.device) >= sizes[:, None], 2.0)
+        chosen = min(per_class, largest)
+        order = keys.topk(chosen, dim=1, largest=False, sorted=True).indices
+        position = torch.arange(chosen, device=self.device) % sizes[:, None]
+        return table.gather(1, order.gather(1, position))
+
+    def real_batch(self, per_class: int) -> Tensor:
+        """Random normalised training images of every class [K, n, C, H, W]; see `real_indices` for n."""
+        indices = self.real_indices(per_class)
+        return self.train.gather(indices.flatten()).unflatten(0, indices.shape)
+
+    def distinct_images(self, per_class: int) -> Tensor:
+        """As `real_batch`, no image twice. Raises TooFewImages where a class does not hold so many."""
+        self.require_class_size(per_class)
+        return self.real_batch(per_class)
+
+    def require_class_size(self, per_class: int) -> None:
+        if per_class > self.smallest_class:
+            raise TooFewImages(
+                f"{self.spec.title} has a class of {self.smallest_class} training images; IPC {per_class} needs more"
+            )
+
+    def synthetic(self, container: Container, at_most: int = SYNTHETIC_AT_MOST) -> Tensor:
+        """Images [K, M, C, H, W] as the network sees them, differentiable in the container's parameters: all of every
+        class, or a random `at_most` of each where there are more."""
+        indices_KM = None
+        if container.per_class > at_most:
+            shape = (self.classes, container.per_class)
+            keys = torch.rand(shape, generator=self.generator, device=self.device)
+            indices_KM = keys.topk(at_most, dim=1).indices
+        images = container.decode_classes(indices_KM)
+        return self.train.normalise(images) if container.space == "raw" else images
+
+    @torch.no_grad()
+    def synthetic_set(self, container: Container) -> tuple[Tensor, Tensor]:
+        """(all images [N, C, H, W] as the network sees them, labels [N]), without a graph."""
+        images, labels = container.decode()
+        return (self.train.normalise(images) if container.space == "raw" else images).detach(), labels
+
+    def step(
+        self, objective: Objective, network: Network, real: Tensor, synthetic: Tensor, optimiser: Optimizer
+    ) -> Tensor:
+        """One optimiser step of the container on an objective summed over classes; returns the loss.
+
+        `real` and `synthetic` [K, n, C, H, W] are augmented already; `synthetic` carries the graph to the parameters.
+        """
+        chunk = self.class_chunk(real, synthetic)
+        loss, gradient = value_and_grad(objective, network, real, synthetic, chunk)
+        optimiser.zero_grad()
+        synthetic.backward(gradient)
+        optimiser.step()
+        return loss
+
+    def siamese(self, *batches_KNCHW: Tensor, strategy: str | None = None) -> list[Tensor]:
+        """The batches [K, n_i, C, H, W] under one freshly drawn DSA transform per class, the same for all of them."""
+        strategy = self.strategy if strategy is None else strategy
+        if strategy == "none":
+            return list(batches_KNCHW)
+        params = augment.dsa.sample(strategy, self.classes, 1, self.spec.image_shape[1:], self.generator)
+        return [
+            augment.apply(
+                batch.flatten(0, 1),
+                params.take(torch.arange(self.classes, device=self.device).repeat_interleave(batch.shape[1])),
+            ).unflatten(0, batch.shape[:2])
+            for batch in batches_KNCHW
+        ]

@@ -1,0 +1,204 @@
+"""The trainer: an ensemble of networks trained together by a recipe, and scored.
+
+Every network has a generator of its own, so what network i becomes does not depend on how many others are trained
+beside it: three networks today and seven more tomorrow are the ten of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from benchmark import augment, networks
+from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.networks import Network
+from benchmark.recipes import Recipe
+from benchmark.runtime import Runtime
+
+SCORING_BATCH = 1000
+
+SMALL_STEP = 2000
+"""Up to this many pixels per network and step even a CPU is bound by launches, and one batched computation wins
+(three networks: ten 8x8 images 8.7 against 14 ms; ten 32x32 images 92 against 74 ms)."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Labelled images as the network sees them, gathered by index: `gather(indices_N) -> images [N, C, H, W]`."""
+
+    gather: Callable[[Tensor], Tensor]
+    labels: Tensor
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, images_NCHW: Tensor, labels_N: Tensor) -> TrainingSet:
+        return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Ensemble:
+    """E networks of one architecture, their parameters stacked as [E, ...]."""
+
+    def __init__(self, network: Network, seeds: Sequence[int], runtime: Runtime) -> None:
+        """`network` gives the architecture; member e is initialised, and later shuffled, by a generator of its own."""
+        self.network, self.runtime = network.to(runtime.device), runtime
+        self.generators = [torch.Generator(runtime.device).manual_seed(seed) for seed in seeds]
+        members = []
+        for generator in self.generators:
+            networks.initialise_(network, generator)
+            members.append({name: p.detach().clone() for name, p in network.named_parameters()})
+        self.parameters = {name: torch.stack([member[name] for member in members]) for name in members[0]}
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """Views of one network's parameters."""
+        return {name: parameter[index] for name, parameter in self.parameters.items()}
+
+    def logits(self, parameters: dict[str, Tensor], images_NCHW: Tensor) -> Tensor:
+        return functional_call(self.network, parameters, (images_NCHW,))
+
+    def network_of(self, index: int) -> Network:
+        """The architecture carrying the parameters of one member (shared with every later call)."""
+        self.network.load_state_dict(self.member(index))
+        return self.network
+
+
+class Training:
+    """An ensemble being trained by a recipe: `step(i)` for i in 0 .. total_steps - 1. A state with state_dict."""
+
+    def __init__(
+        self, ensemble: Ensemble, data: TrainingSet, recipe: Recipe, strategy: str, lr: float | None = None
+    ) -> None:
+        """`strategy`: the data set's DSA operations, used where the recipe names none. `lr`: the learned step size,
+        used where the recipe's is None; ValueError where both are."""
+        self.ensemble, self.data, self.recipe = ensemble, data, recipe
+        self.strategy = recipe.strategy or strategy
+        self.lr = recipe.lr if recipe.lr is not None else lr
+        if self.lr is None:
+            raise ValueError("this recipe trains at the learned step size, and the condensed set has none")
+        self.total_steps = recipe.total_steps(len(data))
+        self.optimiser = torch.optim.SGD(
+            ensemble.parameters.values(), self.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
+        )
+        self.order_EN = torch.zeros(len(ensemble), len(data), dtype=torch.int64, device=ensemble.runtime.device)
+        pixels = min(recipe.batch, len(data)) * data.image_shape[1] * data.image_shape[2]
+        runtime = ensemble.runtime
+        self.batched = runtime.batched or (pixels <= SMALL_STEP and runtime.precision != "reference")
+
+    def state_dict(self) -> dict[str, Any]:
+        generators = [generator.get_state() for generator in self.ensemble.generators]
+        parameters, optimiser = self.ensemble.parameters, self.optimiser.state_dict()
+        return {"parameters": parameters, "optimiser": optimiser, "order": self.order_EN, "generators": generators}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, parameter in self.ensemble.parameters.items():
+            parameter.copy_(state["parameters"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order_EN.copy_(state["order"])
+        for generator, value in zip(self.ensemble.generators, state["generators"], strict=True):
+            generator.set_state(value.cpu())
+
+    def step(self, step: int) -> Tensor:
+        """One optimiser step of every network; returns the losses [E]."""
+        if step == self.recipe.momentum_reset(len(self.data)):
+            self.optimiser.state.clear()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * self.recipe.lr_factor(step, len(self.data))
+        losses_E, gradients = self._gradients(*self._batch(step))
+        for parameter, gradient in zip(self.ensemble.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        return losses_E
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(images [E, B, C, H, W], labels [E, B], CutMix partners' labels [E, B], share of the own label [E])."""
+        in_epoch = step % self.recipe.steps_per_epoch(len(self.data))
+        if in_epoch == 0:
+            for row, generator in zip(self.order_EN, self.ensemble.generators, strict=True):
+                torch.randperm(len(self.data), generator=generator, out=row)
+        indices_EB = self.order_EN[:, in_epoch * self.recipe.batch : (in_epoch + 1) * self.recipe.batch]
+        labels_EB = self.data.labels[indices_EB]
+        images = self._augment(self.data.gather(indices_EB.flatten()), len(indices_EB[0]))
+        images_EBCHW = images.unflatten(0, indices_EB.shape)
+        if not self.recipe.cutmix:
+            return images_EBCHW, labels_EB, labels_EB, torch.ones(len(self.ensemble), device=images.device)
+        size, probability = self.data.image_shape[1:], self.recipe.cutmix
+        mixes = [cutmix.sample(len(indices_EB[0]), size, probability, g) for g in self.ensemble.generators]
+        images_EBCHW = torch.stack([cutmix.apply(i, m) for i, m in zip(images_EBCHW, mixes, strict=True)])
+        partners_EB = torch.stack([row[m.partner] for row, m in zip(labels_EB, mixes, strict=True)])
+        return images_EBCHW, labels_EB, partners_EB, torch.stack([m.kept for m in mixes])
+
+    def _augment(self, images: Tensor, rows: int) -> Tensor:
+        recipe, size, generators = self.recipe, self.data.image_shape[1:], self.ensemble.generators
+        if recipe.augment == "dsa":
+            params = [dsa.sample(self.strategy, 1, rows, size, generator) for generator in generators]
+        elif recipe.augment == "diffaug":
+            params = [diffaug.sample(self.strategy, rows, size, generator, shared=False) for generator in generators]
+        else:
+            return images
+        return augment.apply(images, augment.Params.concat(params), recipe.align_corners)
+
+    def _gradients(self, images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Losses [E] and the gradients of every stacked parameter, at once or one network after the other."""
+
+        def loss(parameters: dict[str, Tensor], images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor) -> Tensor:
+            logits = self.ensemble.logits(parameters, images)
+            own = F.cross_entropy(logits, labels)
+            return ratio * own + (1 - ratio) * F.cross_entropy(logits, partners) if self.recipe.cutmix else own
+
+        if self.batched:
+            stacked = {name: p.detach().requires_grad_() for name, p in self.ensemble.parameters.items()}
+            losses_E = vmap(loss)(stacked, images, labels, partners, ratio)
+            return losses_E.detach(), list(torch.autograd.grad(losses_E.sum(), list(stacked.values())))
+        losses, gradients = [], []
+        for index in range(len(self.ensemble)):
+            own = {name: p.detach().requires_grad_() for name, p in self.ensemble.member(index).items()}
+            value = loss(own, images[index], labels[index], partners[index], ratio[index])
+            gradients.append(torch.autograd.grad(value, list(own.values())))
+            losses.append(value.detach())
+        return torch.stack(losses), [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+
+
+@torch.no_grad()
+def accuracies(ensemble: Ensemble, data: TrainingSet) -> list[float]:
+    """Fraction of images that each network labels right."""
+    correct = torch.zeros(len(ensemble), device=data.labels.device)
+    for indices in torch.arange(len(data), device=data.labels.device).split(SCORING_BATCH):
+        images, labels = data.gather(indices), data.labels[indices]
+        for index in range(len(ensemble)):
+            correct[index] += (ensemble.logits(ensemble.member(index), images).argmax(1) == labels).sum()
+    return (correct / len(data)).tolist()
+
+
+def train_epochs(
+    network: Network,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    epochs: int,
+    generator: torch.Generator,
+    lr: float = 0.01,
+    batch: int = 256,
+    strategy: str = "none",
+) -> None:
+    """Plain SGD of one network in place, without momentum or weight decay: the inner loop of DC and its kin.
+
+    `strategy`: DSA operations drawn anew for every batch, or `none`.
+    """
+    parameters = list(network.parameters())
+    for _ in range(epochs):
+        for indices in torch.randperm(len(images_NCHW), generator=generator, device=images_NCHW.device).split(batch):
+            params = dsa.sample(strategy, 1, len(indices), images_NCHW.shape[2:], generator)
+            images = augment.apply(images_NCHW[indices], params)
+            gradients = torch.autograd.grad(F.cross_entropy(network(images), labels_N[indices]), parameters)
+            with torch.no_grad():
+                torch._foreach_add_(parameters, gradients, alpha=-lr)

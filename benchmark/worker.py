@@ -1,0 +1,201 @@
+"""Running one job: condense, save, evaluate, write the result. What an engine calls, here or elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import platform
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import __version__, registry
+from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
+from benchmark.budget import Budget, CellError
+from benchmark.cells import Cell, Job
+from benchmark.data import Dataset
+from benchmark.evaluation import evaluate, training_set
+from benchmark.method import Method
+from benchmark.preview import write_preview
+from benchmark.run import Progress, Run, Stopped
+from benchmark.runtime import Runtime, derive_seed
+from benchmark.store import Store
+from benchmark.task import Task
+
+CONDENSED = "condensed.safetensors"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every job of a process shares."""
+
+    store: Store
+    runtime: Runtime
+    cache: Path | None = None
+    progress: Progress = lambda *_: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def run(self, job: Job, dataset: Dataset) -> dict[str, Any]:
+        """Do what is missing of a job and store its result. `dataset` lies on the runtime's device.
+
+        Raises what the cell raised, after recording it as the cell's failure, and `Stopped` when asked to stop.
+        """
+        try:
+            result = self._run(job, dataset)
+        except Stopped:
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a full or read-only disk: the error itself still reaches the user
+                self.store.fail(job.cell, describe_failure(job.cell, error))
+            raise
+        self.store.finish(job.cell, result)
+        return result
+
+    def _run(self, job: Job, dataset: Dataset) -> dict[str, Any]:
+        cell = job.cell
+        method = registry.get(cell.method)
+        directory = self.store.announce(job)
+        task = self._task(cell, dataset)
+        run = Run(directory, cell.key, 60.0, self.progress, self.should_stop, {"generator": task.generator})
+        artifact = self._condensed(directory / CONDENSED, task, run, dataset, cell)
+        write_preview(directory / "preview.png", artifact.container, dataset.train)
+        earlier = self.store.result(cell)
+        done = list(earlier["evaluations"]) if earlier else []
+        data, learned_lr = training_set(artifact.container, dataset.train), artifact.container.learned_lr
+        for evaluation in self.store.missing_evaluations(job):
+            entry = evaluate(evaluation, data, dataset, self.runtime, run, cell.key, learned_lr, done)
+            done = [other for other in done if not replaces(entry, other)] + [entry]
+        return {
+            "format": cell.config()["format"],
+            "key": cell.key,
+            "cell": cell.config(),
+            "method": {
+                "title": method.title,
+                "paper": method.paper,
+                "category": method.category,
+                "disclosure": method.disclosure,
+            },
+            "dataset": describe_dataset(dataset),
+            "condensation": artifact.card["origin"]["condensation"],
+            "evaluations": done,
+            "environment": artifact.card["origin"]["environment"],
+            "finished": now(),
+        }
+
+    def _task(self, cell: Cell, dataset: Dataset) -> Task:
+        budget = Budget(cell.ipc, dataset.spec.classes, dataset.spec.image_shape, cell.budget)
+        generator = self.runtime.generator(cell.key, "condense")
+        return Task(dataset.spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache)
+
+    def _condensed(self, path: Path, task: Task, run: Run, dataset: Dataset, cell: Cell) -> Artifact:
+        """The cell's condensed set: the stored one if it is whole and this cell's, else condensed now and stored."""
+        if path.exists():
+            try:
+                artifact = load_artifact(path, dataset, self.runtime.device)
+                if artifact.card["origin"]["key"] == cell.key:
+                    return artifact
+            except (ArtifactError, KeyError, TypeError):
+                pass  # damaged or foreign: condense again, over it
+        method = build_method(cell)
+        self.runtime.reset_peak_memory()
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(cell.key, "global"))  # nothing of ours draws from it; a plug-in might
+            container = method.condense(task, run)
+        container.project_()
+        task.budget.check(container.num_floats)
+        origin = {
+            "key": cell.key,
+            "cell": cell.config(),
+            "condensation": describe_condensation(container, task, run, self.runtime),
+            "environment": describe_environment(self.runtime),
+        }
+        save_artifact(path, container, dataset, origin)
+        return load_artifact(path, dataset, self.runtime.device)
+
+
+def build_method(cell: Cell) -> Method:
+    """The cell's method with its hyper-parameters, and with another one's loop where the cell says so."""
+    cls = registry.get(cell.method)
+    mover = None
+    if cell.objective:
+        other = registry.get(cell.objective)
+        mover = other(other.Hyper(**cell.objective_hyper))
+    return cls(cls.Hyper(**cell.hyper), mover)
+
+
+def replaces(entry: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether an evaluation is the newer one of the same training under the same protocol."""
+    names = ("protocol", "network", "recipe", "factor")
+    return all(entry[name] == other[name] for name in names)
+
+
+def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime) -> dict[str, Any]:
+    floats, phases = container.num_floats, run.phases
+    return {
+        "container": container.kind,
+        "space": container.space,
+        "steps": int(phases["condense"]["steps"]) if "condense" in phases else 0,
+        "seconds": sum(phase["seconds"] for phase in phases.values()),
+        "phases": dict(phases),
+        "peak_memory_mib": runtime.peak_memory_mib(),
+        "floats": floats,
+        "budget_floats": task.budget.floats,
+        "budget_multiple": task.budget.multiple(floats),
+        "bytes": 4 * floats,
+        "images": container.num_images,
+        "images_per_class": container.num_images / task.classes,
+        "train_images": len(task.train),
+        "learned_lr": container.learned_lr,
+        "notes": run.notes,
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    spec = dataset.spec
+    return {
+        "title": spec.title,
+        "published": spec.published,
+        "classes": spec.classes,
+        "image_shape": list(spec.image_shape),
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+    }
+
+
+def describe_environment(runtime: Runtime) -> dict[str, str]:
+    return {
+        "device": runtime.describe(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "package": __version__,
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def failure_word(error: BaseException) -> str:
+    """The short reason that tables print for a failed cell."""
+    if isinstance(error, CellError):
+        return error.word
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "disk full"
+    return "error"
+
+
+def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
+    return {
+        "cell": cell.config(),
+        "error": failure_word(error),
+        "message": f"{type(error).__name__}: {error}" if failure_word(error) == "error" else str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "time": now(),
+    }

@@ -1,0 +1,30 @@
+"""Whole: the reference row above all others. The full training set, nothing condensed.
+
+Evaluation by our own protocol: no public script reproduces the upper bounds that papers quote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.containers import Container
+from benchmark.containers.dataset import WholeSet
+from benchmark.method import Method
+from benchmark.run import Run
+from benchmark.task import Task
+
+
+@dataclass(frozen=True)
+class WholeHyper:
+    """Nothing to set."""
+
+
+class Whole(Method):
+    """The whole training set."""
+
+    name, title, category = "whole", "Whole set", "reference"
+    Hyper = WholeHyper
+    condenses = False
+
+    def condense(self, task: Task, run: Run) -> Container:
+        return WholeSet.of(task.train)

@@ -1,0 +1,54 @@
+"""Shared fixtures: golden vectors, read from the folder in GOLDEN_DIR (default tests/golden)."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark import networks
+
+Vectors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Vectors]:
+    """golden(name) -> the tensors of one golden file."""
+    folder = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "golden"))
+    return lambda name: load_file(folder / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_convnet() -> Callable[[Vectors], networks.Network]:
+    """golden_convnet(vectors) -> the ConvNet that holds their params.00 ...; every size is inferred.
+
+    The image shape is that of the first tensor among images, real, syn.
+    """
+
+    def load(vectors: Vectors) -> networks.Network:
+        params = [vectors[name] for name in sorted(vectors) if name.startswith("params.")]
+        shape = next(tuple(vectors[name].shape[-3:]) for name in ("images", "real", "syn") if name in vectors)
+        width, classes, depth = len(params[0]), len(params[-1]), (len(params) - 2) // 4
+        network = networks.build("convnet", shape, classes, width=width, depth=depth).to(params[0].dtype)
+        with torch.no_grad():
+            for parameter, value in zip(network.parameters(), params, strict=True):
+                assert parameter.shape == value.shape
+                parameter.copy_(value)
+        return network
+
+    return load
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Tests that use the global stream see the same numbers in any order."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A CPU generator with a fixed seed."""
+    return torch.Generator().manual_seed(0)
