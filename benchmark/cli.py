@@ -20,15 +20,18 @@ import tyro
 from rich.console import Console
 
 from benchmark import __version__, data, networks, registry
+from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError
 from benchmark.data import DataError, Dataset
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.folders import cache_folder, data_folder
+from benchmark.foreign import ForeignSetError
 from benchmark.listing import print_list, print_plan
 from benchmark.method import Schedule
 from benchmark.plan import OBJECTIVE, Entry, Grid, make_plan, parse_overrides
 from benchmark.progress import Display
 from benchmark.runtime import Precision, Runtime, set_up
+from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
 from benchmark.worker import describe_failure
 
@@ -64,7 +67,7 @@ class Options:
     protocol: Literal["unified", "native", "both"] = "unified"
     """How condensed sets are scored: one recipe for all, each paper's own, or both."""
     budget: Literal["strict", "native"] = "strict"
-    """strict: refuse what stores more floats than IPC x classes x pixels; native: the authors' size, with its multiple."""
+    """strict: refuse what stores more floats than IPC x classes x pixels; native: the authors' size, named as such."""
     networks: tuple[str, ...] = ("convnet",)
     """Networks to evaluate with (see --list)."""
     set: tuple[str, ...] = ()
@@ -102,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro prints its own message
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
     except (UsageError, DataError) as error:
-        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red")
+        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
     except registry.RegistrationError as error:
-        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red")
+        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint")
@@ -173,9 +176,7 @@ def dispatch(options: Options, console: Console) -> int:
         raise UsageError(str(error)) from None
     data_dir = (options.data_dir or data_folder()).expanduser()
     if options.evaluate:
-        from benchmark.foreign import evaluate_file
-
-        return evaluate_file(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
+        return score(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
     grid = grid_of(options, data_dir)
     entries = make_plan(grid, store, runtime)
     print_plan(entries, runtime, console)
@@ -192,7 +193,7 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
                 raise ValueError(f"unknown network {name!r}{registry.nearest(name, networks.NAMES)}")
         chosen = registry.expand(options.methods)
         overrides = parse_overrides(options.set)
-        used = {method.name for method in chosen}
+        used = {name for row in chosen for name in (row.method.name, row.objective)}
         used |= {str(overrides[name][OBJECTIVE]) for name in used & overrides.keys() if OBJECTIVE in overrides[name]}
         idle = overrides.keys() - used
         if idle:
@@ -202,7 +203,7 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
             if wrong or values == ():
                 raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0] if wrong else 'nothing'}")
         return Grid(
-            methods=tuple(chosen),
+            rows=tuple(chosen),
             datasets=tuple({name: data.spec(name, data_dir) for name in options.datasets}.values()),
             ipc=tuple(dict.fromkeys(options.ipc)) if options.ipc else None,
             seeds=options.seeds,
@@ -237,7 +238,7 @@ def run(entries: list[Entry], store: Store, runtime: Runtime, data_dir: Path, co
     for name in dict.fromkeys(job.cell.dataset for job in jobs):
         load(name)  # all of them before anything runs: missing data is said now, not hours later
     stop = StopSignal()
-    with Display(console, len(jobs)) as display:
+    with Display(console, cells=len(jobs)) as display:
         outcome = run_jobs(jobs, load, store, runtime, cache_folder(), display, stop)
     if outcome.stopped:
         console.print(f"stopped ({stop.name}) {outcome.stopped}.\nThe same command goes on from there.", markup=False)
@@ -247,6 +248,20 @@ def run(entries: list[Entry], store: Store, runtime: Runtime, data_dir: Path, co
     for job, reason in failed:
         console.print(f"failed: {job.cell.label}: {reason}", markup=False, highlight=False, style="red")
     return 1 if failed else 0
+
+
+def score(path: Path, grid: Grid, data_dir: Path, runtime: Runtime, store: Store, console: Console) -> int:
+    """Score a condensed set of this or another program on the one data set that was named."""
+    if len(grid.datasets) != 1:
+        raise UsageError("--evaluate scores on one data set; name it with --datasets")
+    dataset = data.load(grid.datasets[0].name, data_dir).to(runtime.device)
+    try:
+        with Display(console) as display:
+            entries = score_file(path, grid, dataset, runtime, store, display)
+    except (ForeignSetError, ArtifactError) as error:
+        raise UsageError(f"--evaluate: {error}") from None
+    print_scores(entries, console)
+    return 0
 
 
 def write_report(store: Store, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""The local engine: runs the jobs of a plan one after the other in this process. One failed cell never stops the rest."""
+"""The local engine: runs the jobs of a plan one after the other in this process. A failed cell never stops the rest."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
 
 
 def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
-    """Embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` steps of the unified recipe."""
+    """Embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` unified steps."""
     purpose = ("features", task.spec.name, task.train.fingerprint, task.seed, steps, task.runtime.precision)
     seed = derive_seed(*purpose)
     network = networks.build("convnet", task.spec.image_shape, task.classes)

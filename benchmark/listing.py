@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark import data, networks, registry
@@ -38,21 +39,22 @@ def duration(seconds: float) -> str:
 def print_plan(entries: Sequence[Entry], runtime: Runtime, console: Console) -> None:
     """One line a cell: state, floats, estimated cost; then the totals."""
     table = Table(box=None, title=f"Plan on {runtime.describe()}", title_justify="left")
-    for column in ("data set", "method", "IPC", "seed", "schedule", "evaluation", "floats", "x budget", "state", "estimate"):
-        table.add_column(column, justify="right" if column in ("IPC", "seed", "floats", "x budget", "estimate") else "left")
+    numbers = ("IPC", "seed", "floats", "x budget", "estimate")
+    for column in ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", numbers[4]):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for entry in entries:
         cell = entry.job.cell
         protocols = dict.fromkeys(f"{e.protocol}, {e.nets} x {e.network}" for e in entry.job.evaluations)
         table.add_row(
             cell.dataset,
-            f"{cell.method} [{cell.variant}]" if cell.variant else cell.method,
+            escape(f"{cell.method} [{cell.variant}]") if cell.variant else cell.method,
             str(cell.ipc) if cell.ipc else "all",
             str(cell.seed),
             cell.schedule,
             "; ".join(protocols),
             f"{entry.floats:,}" if entry.floats else "-",
             f"{entry.budget.multiple(entry.floats):.3f}" if entry.floats else "-",
-            f"blocked: {entry.reason}" if entry.state == "blocked" else entry.state,
+            escape(f"blocked: {entry.reason}") if entry.state == "blocked" else entry.state,
             duration(entry.seconds) if entry.seconds is not None else "-",
         )
     console.print(table)

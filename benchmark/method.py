@@ -109,6 +109,9 @@ class Method:
     condenses: ClassVar[bool] = True
     """False where the whole training set is the result and IPC means nothing."""
 
+    container_row: ClassVar[str] = ""
+    """The container this method stands for when all of them are compared under one objective; empty for none."""
+
     Hyper: ClassVar[type]
     cells: ClassVar[dict[tuple[str, int], dict[str, Any]]] = {}
     """Settings that differ from Hyper's defaults, by (data set id of the CSV files, IPC)."""

@@ -21,6 +21,7 @@ from benchmark.cells import Cell, Evaluation, Job
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Schedule
 from benchmark.recipes import Recipe, unified
+from benchmark.registry import Row
 from benchmark.runtime import Precision, Runtime
 from benchmark.store import Store
 
@@ -34,7 +35,7 @@ OBJECTIVE = "objective"
 class Grid:
     """The request: which cells, how long, how scored."""
 
-    methods: tuple[type[Method], ...]
+    rows: tuple[Row, ...]
     datasets: tuple[DatasetSpec, ...]
     ipc: tuple[int, ...] | None
     """None: each data set's own default."""
@@ -59,13 +60,17 @@ class Grid:
             paper = schedule.name == "paper"
             for seed in range(self.seeds or (3 if paper else 1)):
                 for ipc in sorted({0, *(self.ipc or spec.default_ipc)}):
-                    wanted = [m for m in self.methods if m.condenses == (ipc > 0)]
-                    found += [self._job(m, spec, ipc, seed, schedule) for m in wanted if m.condenses or seed == 0]
+                    wanted = [row for row in self.rows if row.method.condenses == (ipc > 0)]
+                    if not ipc and seed:
+                        continue  # the whole set is the same in every repetition
+                    found += [self._job(row, spec, ipc, seed, schedule) for row in wanted]
         return found
 
-    def _job(self, method: type[Method], spec: DatasetSpec, ipc: int, seed: int, schedule: Schedule) -> Job:
+    def _job(self, row: Row, spec: DatasetSpec, ipc: int, seed: int, schedule: Schedule) -> Job:
+        method = row.method
         own = dict(self.overrides.get(method.name, {}))
-        objective = own.pop(OBJECTIVE, "")
+        chosen = own.pop(OBJECTIVE, "")
+        objective = row.objective or chosen
         hyper = method.hyper_parameters(spec, ipc, schedule, own)
         mover_hyper = {}
         if objective:
@@ -161,8 +166,8 @@ class Entry:
 
 
 def make_plan(grid: Grid, store: Store, runtime: Runtime) -> list[Entry]:
-    """Every job with its state, stored floats and estimated seconds. Reads the store and probes the device for half a
-    second; loads no data and runs nothing."""
+    """Every job with its state, stored floats and estimated seconds. Reads the store and probes the device for a moment;
+    loads no data and runs nothing."""
     specs = {spec.name: spec for spec in grid.datasets}
     speed: float | None = None
     entries = []

@@ -1,4 +1,4 @@
-"""preview.png: a sheet of the condensed images, one row per class, as they would look to a person."""
+"""preview.png: a sheet of the condensed images, class by class, as they would look to a person."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ ROWS, COLUMNS, SIDE = 20, 10, 48
 
 
 def viewable(images_NCHW: Tensor, container: Container, split: Split) -> Tensor:
-    """Pixels in [0,1]: raw ones clamped, normalised ones brought back first."""
-    if container.space == "normalised":
-        images_NCHW = images_NCHW * split.std[:, None, None] + split.mean[:, None, None]
-    return images_NCHW.clamp(0, 1)
+    """Pixels in [0,1]: raw ones clamped, normalised and whitened ones brought back first."""
+    return split.to_raw(images_NCHW, container.space, container.whitening).clamp(0, 1)
 
 
 @torch.no_grad()
 def write_preview(path: Path, container: Container, split: Split) -> None:
-    """Up to 20 classes and the first 10 images of each; small images are enlarged without smoothing."""
+    """Up to 20 classes and the first 10 images of each; small images are enlarged without smoothing.
+
+    A class is a row, or several classes share one where they have few images.
+    """
     labels = container.labels
     classes = range(min(split.classes, ROWS))
     rows = [(labels == c).nonzero().flatten()[:COLUMNS] for c in classes]
@@ -34,7 +35,7 @@ def write_preview(path: Path, container: Container, split: Split) -> None:
     shown = torch.cat([row[:columns] for row in rows])
     images = viewable(container.images(shown), container, split)
     scale = max(1, SIDE // max(images.shape[-2:]))
-    sheet = make_grid(F.interpolate(images, scale_factor=scale), nrow=columns, padding=2, pad_value=1.0)
+    sheet = make_grid(F.interpolate(images, scale_factor=scale), nrow=columns * max(1, COLUMNS // columns), padding=2, pad_value=1.0)
     buffer = io.BytesIO()
     save_image(sheet, buffer, format="png")
     write_atomically(path, buffer.getvalue())

@@ -15,7 +15,8 @@ PLAIN_SECONDS = 30.0
 class Display:
     """Shows how a list of cells advances. Use as a context manager around the run."""
 
-    def __init__(self, console: Console, cells: int) -> None:
+    def __init__(self, console: Console, cells: int | None = None) -> None:
+        """`cells`: how many will come, if that is known."""
         self.console, self.cells, self.number = console, cells, 0
         self.live = console.is_terminal
         self._last_line = self._began = time.perf_counter()
@@ -46,9 +47,10 @@ class Display:
         self.number += 1
         self._phase, self._last_line, self._began = "", time.perf_counter(), time.perf_counter()
         self._label = label
-        self._bars.update(self._grid, description=f"cell {self.number} of {self.cells}: {label}")
+        self._place = f"[{self.number}/{self.cells}]" if self.cells else f"[{self.number}]"
+        self._bars.update(self._grid, description=f"{self._place} {label}")
         if not self.live:
-            self.console.print(f"[{self.number}/{self.cells}] {label}", markup=False, highlight=False)
+            self.console.print(f"{self._place} {label}", markup=False, highlight=False)
 
     def step(self, phase: str, done: int, total: int, values: dict[str, float]) -> None:
         """Called by the run after every step."""
@@ -60,13 +62,12 @@ class Display:
         elif time.perf_counter() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.perf_counter()
             info = "".join(f", {name} {value:.4g}" for name, value in values.items())
-            self.console.print(
-                f"[{self.number}/{self.cells}] {self._label}: {phase} {done}/{total}{info}", markup=False, highlight=False
-            )
+            line = f"{self._place} {self._label}: {phase} {done}/{total}{info}"
+            self.console.print(line, markup=False, highlight=False)
         self._phase = phase
 
     def end(self, label: str, outcome: str) -> None:
         self._bars.update(self._grid, completed=self.number)
         self._bars.update(self._cell, visible=False)
-        line = f"[{self.number}/{self.cells}] {label}: {outcome}"
+        line = f"{self._place} {label}: {outcome}"
         self.console.print(line, markup=False, highlight=False, style="red" if outcome.startswith("failed") else None)

@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
@@ -22,6 +23,8 @@ from benchmark.method import Method
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"
+CONTAINERS = "containers"
+CONTAINERS_OBJECTIVE = "idc"
 
 
 class RegistrationError(Exception):
@@ -41,8 +44,8 @@ def check(cls: type[Method]) -> type[Method]:
     problems = []
     if not re.fullmatch(r"[a-z][a-z0-9-]*", getattr(cls, "name", "")):
         problems.append("`name` must be lower-case letters, digits and dashes")
-    if getattr(cls, "name", "") == ALL:
-        problems.append(f"`name` {ALL!r} is taken by --methods all")
+    if getattr(cls, "name", "") in (ALL, CONTAINERS):
+        problems.append(f"`name` {cls.name!r} is taken by --methods {cls.name}")
     if not cls.__doc__:
         problems.append("the docstring (the method's card) is missing")
     if not getattr(cls, "title", ""):
@@ -70,7 +73,10 @@ def methods_of(module: ModuleType) -> list[type[Method]]:
     return [
         check(cls)
         for cls in vars(module).values()
-        if inspect.isclass(cls) and issubclass(cls, Method) and cls.__module__ == module.__name__ and "name" in vars(cls)
+        if inspect.isclass(cls)
+        and issubclass(cls, Method)
+        and cls.__module__ == module.__name__
+        and "name" in vars(cls)
     ]
 
 
@@ -84,7 +90,8 @@ def _import(name: str) -> ModuleType:
 @cache
 def all_methods() -> dict[str, type[Method]]:
     """Every method by name, in the order of the file names."""
-    modules = [_import(f"methods.{info.name}") for info in sorted(pkgutil.iter_modules(methods.__path__))]
+    names = sorted(info.name for info in pkgutil.iter_modules(methods.__path__))
+    modules = [_import(f"methods.{name}") for name in names]
     modules += [_import(entry.module) for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
     found: dict[str, type[Method]] = {}
     for cls in (cls for module in dict.fromkeys(modules) for cls in methods_of(module)):
@@ -98,17 +105,34 @@ def get(name: str) -> type[Method]:
     """Raises ValueError with the nearest names for an unknown one."""
     found = all_methods()
     if name not in found:
-        raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL])}")
+        raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL, CONTAINERS])}")
     return found[name]
 
 
-def expand(names: Iterable[str]) -> list[type[Method]]:
-    """The classes of the given names without repetition; `all` stands for every method and reference row."""
-    chosen: dict[str, type[Method]] = {}
+@dataclass(frozen=True)
+class Row:
+    """A row of the grid: a method, and the method whose loop moves its container (empty: its own)."""
+
+    method: type[Method]
+    objective: str = ""
+
+
+def expand(names: Iterable[str]) -> list[Row]:
+    """The rows of the given names without repetition.
+
+    `all` stands for every method and reference row, references first; `containers` for every container under IDC's
+    gradient matching. Raises ValueError with the nearest names for an unknown one.
+    """
+    rows: dict[Row, None] = {}
     for name in names:
         if name == ALL:
-            rows = [cls for cls in all_methods().values() if cls.category != "variant"]
-            chosen |= {cls.name: cls for cls in sorted(rows, key=lambda cls: cls.category != "reference")}
+            chosen = [cls for cls in all_methods().values() if cls.category != "variant"]
+            rows |= dict.fromkeys(Row(cls) for cls in sorted(chosen, key=lambda cls: cls.category != "reference"))
+        elif name == CONTAINERS:
+            owner = get(CONTAINERS_OBJECTIVE)
+            chosen = [cls for cls in all_methods().values() if cls.container_row]
+            own = [cls.move is owner.move for cls in chosen]
+            rows |= dict.fromkeys(Row(cls, "" if o else owner.name) for cls, o in zip(chosen, own, strict=True))
         else:
-            chosen[name] = get(name)
-    return list(chosen.values())
+            rows[Row(get(name))] = None
+    return list(rows)

@@ -2,8 +2,8 @@
 
 Paper      Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021
 Code       VICO-UoE/DatasetCondensation (MIT)
-Loss       sum_c sum_l sum_o  1 - cos( grad_l,o CE(S_c), grad_l,o CE(B_c) ),  rows o of every weight with >= 2 dimensions
-Settings   1000 iterations of (outer, inner) loops by IPC, lr_img 0.1, momentum 0.5, 256 real images per class, from noise
+Loss       sum_c sum_l sum_o  1 - cos( grad_l,o CE(S_c), grad_l,o CE(B_c) ),  rows o of every weight matrix or kernel
+Settings   1000 iterations of (outer, inner) loops by IPC, lr_img 0.1, momentum 0.5, 256 real images a class, from noise
 Deviations exactly `iterations` passes (the authors' loop makes one more); any IPC (see `loops`); randomness from the
            cell's generator, never from the clock
 """

@@ -3,5 +3,6 @@
 from benchmark.data.catalog import describe, load, names, spec
 from benchmark.data.dataset import Dataset, DatasetSpec, Split
 from benchmark.data.files import DataError
+from benchmark.data.folder import read_class_folders
 
-__all__ = ["DataError", "Dataset", "DatasetSpec", "Split", "describe", "load", "names", "spec"]
+__all__ = ["DataError", "Dataset", "DatasetSpec", "Split", "describe", "load", "names", "read_class_folders", "spec"]

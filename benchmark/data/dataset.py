@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.files import DataError
+from benchmark.zca import ZCA
 
 # Data sets without an official test set are divided once and for all: everybody is tested on the same images.
 TEST_FRACTION = 0.2
@@ -55,6 +56,7 @@ class Split:
     images:    uint8 [N, C, H, W].
     labels:    int64 [N] in [0, classes).
     mean, std: float32 [C], in units of pixels in [0, 1].
+    whitening: takes the place of mean and std where networks are to see ZCA-whitened images.
     """
 
     images: Tensor
@@ -62,6 +64,7 @@ class Split:
     mean: Tensor
     std: Tensor
     classes: int
+    whitening: ZCA | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8 and self.images.dim() == 4, "images must be uint8 NCHW"
@@ -80,12 +83,37 @@ class Split:
         return images.to(torch.float32).div_(255)
 
     def gather(self, indices: Tensor | None = None) -> Tensor:
-        """Images `indices` (int64 [B], None for all) as float32 [B, C, H, W], (x / 255 - mean) / std."""
+        """Images `indices` (int64 [B], None for all) as float32 [B, C, H, W], as the networks see them."""
         return self.normalise(self.raw(indices))
 
     def normalise(self, raw: Tensor) -> Tensor:
-        """Pixels [B, C, H, W] in [0, 1] as the networks see them."""
+        """Pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
+        if self.whitening is not None:
+            return self.whitening.whiten(raw)
         return (raw - self.mean[:, None, None]) / self.std[:, None, None]
+
+    @property
+    def space(self) -> str:
+        """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
+        return "normalised" if self.whitening is None else "zca"
+
+    def whitened(self, whitening: ZCA | None) -> "Split":
+        """The same images seen through another whitening, or none."""
+        return self if whitening is self.whitening else replace(self, whitening=whitening)
+
+    def to_raw(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
+        """Images [B, C, H, W] stored as `space`, a `zca` one through `whitening`, as pixels; not clamped."""
+        if space == "raw":
+            return images
+        if space == "normalised":
+            return images * self.std[:, None, None] + self.mean[:, None, None]
+        if whitening is None:
+            raise ValueError("whitened images without the matrix they were whitened by")
+        return whitening.restore(images)
+
+    def seen(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
+        """Images stored as `space` (see `to_raw`) as networks see this split's; differentiable."""
+        return images if space == self.space else self.normalise(self.to_raw(images, space, whitening))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,7 +147,7 @@ class Split:
     def to(self, device: torch.device | str) -> "Split":
         """This split on `device`."""
         moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "mean", "std")}
-        return replace(self, **moved)
+        return replace(self, **moved, whitening=self.whitening and self.whitening.to(device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,12 +117,15 @@ def _classes(root: Path, name: str) -> tuple[tuple[str, ...], list[tuple[Path, i
         raise DataError(f"{name}: {root} has {len(folders)} class sub-folders, not 2 or more. {_LAYOUT}")
     items = []
     for label, folder in enumerate(folders):
-        files = folder.rglob("*")
-        found = sorted(file for file in files if file.suffix.lower() in SUFFIXES and _visible(file))
+        found = _images(folder)
         if not found:
             raise DataError(f"{name}: no image in {folder}. {_LAYOUT}")
         items.extend((file, label) for file in found)
     return tuple(folder.name for folder in folders), items
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and _visible(file))
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -134,3 +137,25 @@ def _subfolders(path: Path) -> list[Path]:
 def _visible(path: Path) -> bool:
     # macOS leaves "._cat.png" beside "cat.png" on foreign disks: a name like an image, with no image in it.
     return not path.name.startswith(".")
+
+
+def read_class_folders(path: Path, spec: DatasetSpec, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Images of another program (uint8 [N, C, H, W], int64 [N]) from PATH/<class>/, to be scored on a data set.
+
+    Sub-folders are named as the classes or numbered 0 .. classes - 1. Raises DataError where a class has none, or
+    an image differs from the data set's size.
+    """
+    folders = {folder.name: folder for folder in _subfolders(path)}
+    numbered = all(name.isdecimal() for name in folders)
+    wanted = [str(number) for number in range(spec.classes)] if numbered else list(class_names)
+    missing = [name for name in wanted if name not in folders]
+    if missing or len(folders) != len(wanted):
+        raise DataError(
+            f"{path}: expected {len(wanted)} sub-folders of images named as the classes of {spec.name} "
+            f"({', '.join(class_names[:4])}, ...) or 0 to {spec.classes - 1}; "
+            + (f"{missing[0]} is missing" if missing else f"there are {len(folders)}")
+        )
+    items = [(file, label) for label, name in enumerate(wanted) for file in _images(folders[name])]
+    if not items:
+        raise DataError(f"{path}: no image ({' '.join(sorted(SUFFIXES))}) in any sub-folder")
+    return _decode(items, spec)

@@ -5,7 +5,8 @@ from math import log2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.networks.base import ImageShape, Network, average_pool, instance_norm, map_size, stem_padding
+from benchmark.networks.base import ImageShape, Network, instance_norm, map_size, stem_padding
+from benchmark.networks.pooling import average_pool
 
 
 class Block(nn.Module):
@@ -17,7 +18,7 @@ class Block(nn.Module):
         self.norm = instance_norm(channels_out)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(maps)))
+        return F.relu(self.norm(self.conv(maps)), inplace=True)  # the norm does not need its output again
 
 
 class ConvNet(Network):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 
 from benchmark.report.frames import Names, Row
@@ -52,7 +53,10 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
         mine = {(r.dataset, r.ipc): r for r in rows if (r.method, r.variant) == (method, variant)}
         if all(ipc == 0 for _, ipc in mine):
             spans = [(d, len(list(group))) for d, group in groupby(places, key=lambda place: place[0])]
-            entries = [accuracy_entry(mine.get((dataset, 0)), best, span) for dataset, span in spans]
+            entries = [
+                replace(accuracy_entry(mine.get((dataset, 0)), best), span=span, id=f"{dataset} whole")
+                for dataset, span in spans
+            ]
         else:
             entries = [accuracy_entry(mine.get(place), best) for place in places]
         rule = bool(lines) and _family(method) != _family(lines[-1].ids["method"])
@@ -142,14 +146,14 @@ def _tip(row: Row) -> str:
     return "; ".join(parts)
 
 
-def accuracy_entry(row: Row | None, best: set[int], span: int = 1) -> Entry:
+def accuracy_entry(row: Row | None, best: set[int]) -> Entry:
     """A place of an accuracy table; `best` holds the identities of the rows to be set in bold."""
     if row is None:
-        return Entry(kind="missing", tip="not asked for", span=span)
+        return Entry(kind="missing", tip="not asked for")
     if row.status == "failed":
-        return Entry(f"failed: {row.error}", kind="failed", published=row.published, span=span)
+        return Entry(f"failed: {row.error}", kind="failed", published=row.published)
     if row.status == "missing":
-        return Entry(kind="missing", published=row.published, tip="asked for, no result yet", span=span)
+        return Entry(kind="missing", published=row.published, tip="asked for, no result yet")
     return Entry(
         value_text(row),
         best=id(row) in best,
@@ -157,7 +161,6 @@ def accuracy_entry(row: Row | None, best: set[int], span: int = 1) -> Entry:
         difference=row.difference if row.schedule == "paper" else None,
         remarks=remarks(row),
         tip=_tip(row),
-        span=span,
     )
 
 

@@ -68,9 +68,9 @@ def _order(row: Row) -> tuple:
 
 def _entries(row: Row, titles: Names) -> tuple[Entry, ...]:
     if row.status == "failed":
-        return (Entry(f"failed: {row.error}", kind="failed", span=len(COST_COLUMNS)),)
+        return (Entry(f"failed: {row.error}", kind="failed", span=len(COST_COLUMNS), id="status"),)
     if row.status == "missing":
-        return (Entry(kind="missing", span=len(COST_COLUMNS)),)
+        return (Entry(plain="missing", kind="missing", span=len(COST_COLUMNS), id="status"),)
     return (
         _number(row.mean("floats")),
         _number(row.mean("budget_multiple") if row.ipc else None, lambda value: f"{value:.2f}"),
@@ -85,12 +85,12 @@ def _entries(row: Row, titles: Names) -> tuple[Entry, ...]:
         _number(row.evaluation_mean("images")),
         _number(row.evaluation_mean("seconds"), duration),
         _number(row.peak(evaluation=True), _whole_number),
-        Entry(row.device) if row.device else Entry(kind="missing"),
+        Entry(row.device) if row.device else Entry(plain="", kind="missing"),
     )
 
 
 def _number(value: float | None, form: Callable[[float], str] = count) -> Entry:
-    return Entry(kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
+    return Entry(plain="", kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
 
 
 def _whole_number(value: float) -> str:

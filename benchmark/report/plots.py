@@ -223,11 +223,13 @@ def _accuracy_vs_ipc(rows: list[Row], titles: Names, look: dict[Key, Look]) -> t
         _ipc_axis(axes, sizes)
         axes.set_title(_panel_title(key))
         axes.set_ylabel("test accuracy (%)")
+    low, high = panels[0].get_ylim()  # one scale for all panels, final only now
+    panels[0].set_ylim(max(low, 0), min(high, 100))  # a wide interval may reach where no accuracy can be
     _headline(figure, titles, rows)
     _legend(figure, _entries(rows, titles, look), (_marker("published", "none", 5.5),) if hollow else ())
     caption = (
-        "Accuracy against images per class of the budget. Bars are 95 % intervals; the points of one IPC stand "
-        "side by side."
+        "Accuracy against images per class of the budget. Bars are 95 % intervals; the points of one IPC "
+        "stand side by side."
     )
     return figure, caption + " Hollow marks are published values, unverified ones left out." * hollow
 
@@ -278,6 +280,7 @@ def _dodge(keys: list[Key], sizes: list[int]) -> dict[Key, float]:
     gap = min((larger / smaller for smaller, larger in pairwise(sizes)), default=4.0)
     width = math.log(min(gap, 5.0)) * (0.38 if len(sizes) > 1 else 0.8)
     middle, steps = (len(keys) - 1) / 2, max(len(keys) - 1, 1)
+    width = min(width, 0.12 * steps)
     return {key: math.exp(width * (number - middle) / steps) for number, key in enumerate(keys)}
 
 
@@ -314,8 +317,8 @@ def _accuracy_vs_seconds(rows: list[Row], titles: Names, look: dict[Key, Look]) 
     _legend(figure, _entries(timed, titles, look), sizes)
     devices = "; ".join(dict.fromkeys(row.device for row in timed if row.device))
     caption = (
-        "Accuracy against the wall time of the condensation; larger marks are larger IPCs, and what took less "
-        f"than {FASTEST:g} s stands there."
+        "Accuracy against the wall time of the condensation; larger marks are larger IPCs, and what took "
+        f"less than {FASTEST:g} s stands there."
     )
     return figure, caption + (f" Measured on {devices}." if devices else "")
 
@@ -380,7 +383,8 @@ def _loss(rows: list[Row], titles: Names, look: dict[Key, Look]) -> tuple[Figure
         mine = [curve for curve in curves if (curve.schedule, curve.key) == (schedule, key)]
         for curve in mine:
             colour = _tint(look[key].colour, sizes.index(curve.ipc), len(sizes))
-            axes.plot(curve.steps, curve.losses, color=colour, linewidth=1.1)
+            marker = "." if len(curve.steps) < 5 else ""
+            axes.plot(curve.steps, curve.losses, color=colour, linewidth=1.1, marker=marker)
         axes.set_title(_label(titles.method(*key) + (f" · {schedule}" if several else "")))
         _loss_axes(axes, mine)
     figure.supxlabel("condensation step", fontsize=9)
@@ -435,6 +439,7 @@ def _loss_axes(axes: Axes, curves: list[Curve]) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.tick_params(labelsize=7.5)

@@ -68,13 +68,9 @@ def _names(column: str) -> tuple[str, str, str]:
 def _record(table: Table, line: Line) -> dict[str, str]:
     record, place = table.block | line.ids, 0
     for entry in line.entries:
-        spanned = table.columns[place : place + entry.span]
+        name = entry.id or table.columns[place].id
         place += entry.span
-        name = spanned[0].id
-        if entry.span > 1:  # the whole set below its data set, or a reason in place of a line
-            one_data_set = len({column.group for column in spanned}) == 1
-            name = name.rsplit(" ", 1)[0] + " whole" if one_data_set else "status"
-        texts = ["; ".join((entry.plain or entry.text, *entry.remarks))]
+        texts = ["; ".join((entry.text if entry.plain is None else entry.plain, *entry.remarks))]
         if entry.published:
             texts += [f"{entry.published.accuracy:g}", entry.published.evidence]
         record |= dict(zip(_names(name), texts, strict=False))

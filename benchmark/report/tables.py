@@ -21,7 +21,7 @@ class Entry:
     """One place of a table. `remarks` qualify the value and are printed with it wherever it stands."""
 
     text: str = MISSING
-    plain: str = ""
+    plain: str | None = None
     """The value for CSV where it differs from the text, such as a number without separators."""
     kind: Literal["value", "missing", "failed"] = "value"
     best: bool = False
@@ -30,6 +30,8 @@ class Entry:
     remarks: tuple[str, ...] = ()
     tip: str = ""
     span: int = 1
+    id: str = ""
+    """Its column in CSV where that is not the one it stands in."""
 
 
 @dataclass(frozen=True)

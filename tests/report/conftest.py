@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
 from benchmark.recipes import unified
+from benchmark.report import plots
 from benchmark.store import Store
 
 PUBLISHED = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}
@@ -135,3 +136,15 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def new_folder(tmp_path_factory):
+    """A folder that the tests of one file share."""
+    return Folder(tmp_path_factory.mktemp("shared") / "results")
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Drawing takes most of a report's time; tests of its numbers do without."""
+    monkeypatch.setattr(plots, "draw", lambda *_: [])

@@ -1,0 +1,194 @@
+"""The printed tables: bold, evidence marks, captions and escaping in Markdown, LaTeX and CSV."""
+
+import csv
+import re
+
+import pytest
+
+from benchmark.report import build, published
+from benchmark.report.render import latex, markdown
+
+EVIL = r"a_b & 100% <i>$x^2$</i> \input{y} #1 ~ [z] | *q*"
+
+
+pytestmark = pytest.mark.usefixtures("without_plots")
+
+
+def read(folder, name):
+    build(folder.store)
+    return (folder.store.root / "tables" / name).read_text(encoding="utf-8")
+
+
+def lines_of(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_best_of_a_column_is_bold_and_the_whole_set_is_not(folder):
+    folder.done([0.24], method="dc")
+    folder.done([0.26], method="dm")
+    folder.done([0.30], method="dc", ipc=10)
+    folder.done([0.28], method="dm", ipc=10)
+    folder.done([0.85], method="whole", ipc=0)
+    text = read(folder, "accuracy.md")
+    dc, dm = lines_of(text, "| DC |")[0], lines_of(text, "| DM |")[0]
+    assert "**30.0**" in dc and "**24.0**" not in dc and "**26.0**" in dm and "**28.0**" not in dm
+    assert "85.0" in lines_of(text, "| Whole set |")[0] and "**85.0**" not in text
+    tex = read(folder, "accuracy.tex")
+    assert r"\textbf{30.0}" in tex and r"\textbf{26.0}" in tex and r"\multicolumn{2}{c}{85.0" in tex
+    assert "**" not in read(folder, "accuracy.csv") and "textbf" not in read(folder, "accuracy.csv")
+
+
+def test_ties_at_the_printed_precision_are_all_bold(folder):
+    folder.done([0.26001], method="dc")
+    folder.done([0.26002], method="dm")
+    assert read(folder, "accuracy.md").count("**26.0**") == 2
+
+
+def test_evidence_marks(folder):
+    folder.done([0.30], method="dc")  # official
+    folder.done([0.30], method="dm")  # secondary
+    folder.done([0.30], method="cafe", dataset="svhn")  # unverified
+    text = read(folder, "accuracy.md")
+    assert r"\[28.3\]" in lines_of(text, "| DC |")[0]
+    assert r"\[26.0 <sup>s</sup>\]" in lines_of(text, "| DM |")[0]
+    assert "(42.6?)" in lines_of(text, "| cafe |")[0]
+    assert "unverified, not to be taken as fact" in text
+    tex = read(folder, "accuracy.tex")
+    assert "{[}28.3{]}" in tex and "{[}26.0$^{s}${]}" in tex and "(42.6?)" in tex
+    page = (folder.store.root / "index.html").read_text()
+    assert (
+        'class="pub official"' in page
+        and 'class="pub secondary"' in page
+        and 'class="pub unverified"' in page
+    )
+    assert "recalled from the original paper" in page
+
+
+def test_unknown_evidence_counts_as_the_weakest(monkeypatch, tmp_path):
+    (tmp_path / "published").mkdir()
+    header = "method,dataset,ipc,accuracy,std,source,evidence,protocol_note\n"
+    (tmp_path / "published" / "published.csv").write_text(f"{header}dm,CIFAR10,1,26.0,,somewhere,offical,\n")
+    monkeypatch.setattr(published, "files", lambda package: tmp_path)
+    published._table.cache_clear()
+    try:
+        assert published.lookup("dm", "CIFAR10", 1, "convnet").evidence == "unverified"
+    finally:
+        published._table.cache_clear()
+
+
+def test_missing_and_failed_are_printed(folder):
+    folder.done([0.30], method="dc")
+    folder.missing(method="dm")
+    folder.failed(method="hmn", error="budget too small")
+    text = read(folder, "accuracy.md")
+    assert lines_of(text, "| DM |")[0].startswith("| DM | –")
+    assert "failed: budget too small" in lines_of(text, "| HMN |")[0]
+    assert "failed: budget too small" in read(folder, "cost.md")
+    assert "& --" in read(folder, "accuracy.tex")
+
+
+def test_every_caption_names_the_schedule(folder):
+    folder.done([0.30], schedule="0.05")
+    folder.done([0.30], schedule="paper")
+    for name in ("accuracy.md", "accuracy.tex", "cost.md", "cost.tex"):
+        text = read(folder, name)
+        assert "schedule 0.05: not comparable with published numbers" in text
+        assert text.index("schedule paper") < text.index("schedule 0.05")
+    page = (folder.store.root / "index.html").read_text()
+    assert page.count('class="diff"') == 1  # a difference is given for schedule paper only
+
+
+def test_columns_lead_with_the_smallest_ipc(folder):
+    for ipc in (50, 1, 10):
+        folder.done([0.30], dataset="digits", schedule="quick", ipc=ipc)
+    header = read(folder, "accuracy.csv").splitlines()[0]
+    assert header == "schedule,protocol,network,method,variant,digits ipc1,digits ipc10,digits ipc50"
+
+
+def test_whole_set_has_its_own_column_in_csv(folder):
+    folder.done([0.30])
+    folder.done([0.85], method="whole", ipc=0)
+    rows = list(csv.DictReader(read(folder, "accuracy.csv").splitlines()))
+    assert (rows[0]["cifar10 ipc1"], rows[0]["cifar10 whole"]) == ("30.0", "")
+    assert (rows[1]["cifar10 ipc1"], rows[1]["cifar10 whole"]) == ("", "85.0")
+
+
+def test_cross_architecture_exists_only_for_several_networks(folder):
+    folder.done([0.30], method="hmn")
+    read(folder, "accuracy.md")
+    paths = [folder.store.root / "tables" / f"cross_architecture.{suffix}" for suffix in ("csv", "md", "tex")]
+    assert not any(path.exists() for path in paths)
+    folder.done([0.30], method="hmn", networks=("vgg16", "convnet"))
+    text = read(folder, "cross_architecture.md")
+    assert "| Data set | IPC | Method | convnet | vgg16 |" in text and r"\[58.5 <sup>s</sup>\]" in text
+    assert "vgg16" not in read(folder, "accuracy.md")
+    folder.done([0.30], method="hmn")
+    read(folder, "accuracy.md")
+    assert not any(path.exists() for path in paths)
+
+
+def test_cost_table(folder):
+    folder.done([0.30], method="hmn", extra={"condensation": {"images": 60000, "images_per_class": 6000.0}})
+    folder.done([0.85], method="whole", ipc=0)
+    hmn, _ = csv.DictReader(read(folder, "cost.csv").splitlines())
+    assert (hmn["floats"], hmn["budget_multiple"], hmn["bytes"]) == ("30720", "1", "122880")
+    assert (hmn["bits_per_class"], hmn["images_per_class"]) == ("98304", "6000")
+    assert (hmn["evaluation_steps"], hmn["evaluation_seconds"], hmn["condensation_steps"]) == (
+        "10000",
+        "3.25",
+        "1000",
+    )
+    assert (hmn["device"], hmn["evaluation_peak_memory_mib"]) == ("CPU 2 threads", "")
+    # More decoded images than real ones: the whole set's accuracy and training stand beside it.
+    note = "60,000 images decoded, 50,000 real; the whole set reaches 85.0 % in 10,000 steps"
+    assert note in read(folder, "cost.md")
+
+
+def test_disclosure_is_printed_with_the_rows(folder):
+    folder.done([0.30], method="hmn", extra={"method": {"disclosure": "Our reading of the paper."}})
+    assert "HMN<sup>1</sup>" in read(folder, "accuracy.md")
+    for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "cost.md"):
+        assert "Our reading of the paper." in read(folder, name)
+    assert (folder.store.root / "index.html").read_text().count("Our reading of the paper.") >= 2
+
+
+def braces_balance(text):
+    depth = 0
+    for brace in re.findall(r"(?<!\\)(?:\\\\)*([{}])", text):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    return depth == 0
+
+
+def test_latex_is_escaped_and_balanced(folder):
+    folder.done([0.30], method="evil", extra={"method": {"title": EVIL, "disclosure": EVIL}})
+    folder.failed(method="dm", error=EVIL)
+    text = read(folder, "accuracy.tex")
+    assert braces_balance(text) and text.count("$") % 2 == text.count(r"\$") % 2
+    assert r"a\_b \& 100\% \textless{}i\textgreater{}\$x\textasciicircum{}2\$" in text
+    assert r"\textbackslash{}input\{y\} \#1 \textasciitilde{} {[}z{]}" in text
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in text
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    for line in body.splitlines():
+        if line.endswith(r"\\"):
+            assert len(re.findall(r"(?<!\\)&", line)) == 1
+    assert not set(re.findall(r"[^\x00-\x7f]", text))
+
+
+@pytest.mark.parametrize("character", list('\\{}$&%#_~^<>[]*|"`±×–−…漢\n\0'))
+def test_latex_of_one_character(character):
+    text = latex(character)
+    assert braces_balance(text) and text.isascii() and "\n" not in text
+    assert text != character or character in "*"
+
+
+def test_markdown_cannot_be_broken_by_names(folder):
+    folder.done([0.30], method="evil", extra={"method": {"title": EVIL}}, hyper={"a": "x|y"})
+    folder.done([0.20], method="evil", extra={"method": {"title": EVIL}}, hyper={"a": "line\nbreak"})
+    lines = [line for line in read(folder, "accuracy.md").splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
+    assert "<i>" not in "\n".join(lines)
+    assert markdown("[x](y) <b>") == r"\[x\](y) &lt;b&gt;"
