@@ -1,7 +1,8 @@
 """condensed.safetensors: a condensed set as one file, with everything needed to decode it and train on it.
 
 Tensors of the container (`container.*`), labels, and a JSON card in the header: container kind and configuration,
-the space its images live in, mean and std, the learned step size, and the cell it came from. Reading executes nothing.
+the space its images live in, mean and std, the learned step size, and the cell it came from; for whitened images
+also the matrices (`zca.*`) and their digest. Reading executes nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
 from benchmark.store import write_atomically
+from benchmark.zca import ZCA
 
 FORMAT = 1
 PREFIX = "container."
+ZCA_PREFIX, ZCA_TENSORS = "zca.", ("mean", "transform", "inverse")
 
 
 class ArtifactError(ValueError):
@@ -48,6 +51,7 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
         "image_shape": list(dataset.spec.image_shape),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
+        "zca": container.whitening and container.whitening.digest,
         "learned_lr": container.learned_lr,
         "floats": container.num_floats,
         "origin": origin,
@@ -55,6 +59,8 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
     tensors = {PREFIX + name: t.detach().contiguous().cpu() for name, t in container.state_dict().items()}
     if not isinstance(container, WholeSet):
         tensors["labels"] = container.labels.cpu()
+    if container.whitening:
+        tensors |= {ZCA_PREFIX + name: getattr(container.whitening, name).contiguous().cpu() for name in ZCA_TENSORS}
     write_atomically(path, save(tensors, {"card": json.dumps(card)}))
 
 
@@ -80,6 +86,10 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
         state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
         container.load_state_dict(state)
         container.learned_lr = card["learned_lr"]
+        if card.get("zca"):
+            container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
+            if container.whitening.digest != card["zca"]:
+                raise ArtifactError(f"{path}: its whitening matrices do not match their digest")
     except ArtifactError:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -7,6 +7,7 @@ are filled in place.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from torch import Tensor
 from benchmark.store import write_atomically
 
 State = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold the state it is asked for; the message names it."""
 
 
 def _capture(value: Any) -> Any:
@@ -36,15 +41,16 @@ def _restore(target: Any, value: Any) -> None:
         target.load_state_dict(value)
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON with each tensor replaced by its name; keys are kept with their types, which JSON objects would lose."""
+def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON with each tensor replaced by its number; keys are kept with their types, which JSON objects would lose."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().contiguous().clone()  # a clone: safetensors refuses tensors that share memory
-        return {"tensor": path}
+        number = str(len(tensors))
+        tensors[number] = value.detach().contiguous().clone()  # a clone: safetensors refuses tensors that share memory
+        return {"tensor": number}
     if isinstance(value, dict):
-        return {"items": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+        return {"items": [[key, _flatten(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {"list": [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+        return {"list": [_flatten(item, tensors) for item in value]}
     return {"value": value}
 
 
@@ -61,26 +67,39 @@ def _unflatten(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 def save_state(path: Path, state: State, header: dict[str, Any]) -> None:
     """Write a state atomically; `header` is small JSON that says what it belongs to."""
     tensors: dict[str, Tensor] = {}
-    tree = _flatten({name: _capture(value) for name, value in state.items()}, "", tensors)
+    tree = _flatten({name: _capture(value) for name, value in state.items()}, tensors)
     metadata = {"header": json.dumps(header), "tree": json.dumps(tree)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata))
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """The header of a saved state; None where the file is absent or damaged (then the phase starts anew)."""
+    """The header of a saved state; None where the file is absent, or damaged (which a warning says)."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["header"])
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError, OSError):
+            header = json.loads((file.metadata() or {})["header"])
+        if isinstance(header, dict):
+            return header
+        reason: object = "its header is no object"
+    except FileNotFoundError:
         return None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        reason = error
+    warnings.warn(f"{path} is damaged ({reason}); what it held is done again", stacklevel=2)
+    return None
 
 
 def load_state(path: Path, state: State) -> None:
-    """Fill the objects of `state` from a file that `read_header` accepted."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        tree = json.loads(file.metadata()["tree"])
-    saved = _unflatten(tree, tensors)
-    for name, target in state.items():
-        _restore(target, saved[name])
+    """Fill the objects of `state` from a file that `read_header` accepted: all of them, or none and CheckpointError."""
+    before: dict[str, Tensor] = {}
+    own = _flatten({name: _capture(value) for name, value in state.items()}, before)
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            saved = _unflatten(json.loads(file.metadata()["tree"]), tensors)
+        for name, target in state.items():
+            _restore(target, saved[name])
+    except Exception as error:  # damage surfaces as whatever an object's loader stumbled over
+        for name, value in _unflatten(own, before).items():
+            _restore(state[name], value)
+        raise CheckpointError(f"{path} does not hold this state ({type(error).__name__}: {error})") from error

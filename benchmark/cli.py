@@ -89,7 +89,7 @@ class Options:
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List methods, data sets and networks."""
     evaluate: Path | None = None
-    """Score a condensed set: a .safetensors file of ours, a .pt file of the DC/DSA/DM authors, or a folder of images."""
+    """Score a condensed set: our .safetensors, a .pt of the DC/DSA/DM authors, or a folder of images."""
     version: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the version."""
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError) as error:
         errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
-    except registry.RegistrationError as error:
+    except (registry.RegistrationError, OSError) as error:
         errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -123,41 +123,53 @@ def terminal(stderr: bool = False) -> Console:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Options from the command line over those of --config. Raises UsageError, or exits with tyro's message."""
-    default = Options()
+    given: set[str] = set()
+    stored: list[str] = []
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
+        name = name.replace("_", "-")
+        if name.startswith("--") and name in given:  # tyro would take the last one and forget the others
+            raise UsageError(f"{name} is given twice; write all of its values behind one {name}")
+        given.add(name)
         if name == "--config":
             value = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-            default = from_toml(Path(value))
-    return tyro.cli(Options, args=list(arguments), default=default, prog="bench.py", config=(tyro.conf.OmitArgPrefixes,))
+            if not value:
+                raise UsageError("--config needs the path of a TOML file")
+            stored = from_toml(Path(value))
+    # Of an option in both places tyro takes the later one, so the command line goes before the file.
+    return tyro.cli(Options, args=[*stored, *arguments], prog="bench.py", config=(tyro.conf.OmitArgPrefixes,))
 
 
-def from_toml(path: Path) -> Options:
-    """Options of a TOML file; names as on the command line. Raises UsageError for what it cannot hold."""
+def from_toml(path: Path) -> list[str]:
+    """The options of a TOML file as arguments; names as on the command line. Raises UsageError for what is none."""
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: {error}") from None
-    fields = {field.name: field for field in dataclasses.fields(Options) if field.name != "config"}
-    chosen: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(Options) if field.name != "config"}
+    arguments: list[str] = []
     for name, value in values.items():
         key = name.replace("-", "_")
-        if key not in fields:
-            raise UsageError(f"--config {path}: no option {name!r}{registry.nearest(key, fields)}")
-        chosen[key] = tuple(value) if isinstance(value, list) else value
-    arguments = [part for key, value in chosen.items() for part in as_arguments(key, value)]
-    try:
-        with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
-            return tyro.cli(Options, args=arguments, prog="bench.py")
-    except SystemExit:
-        raise UsageError(f"--config {path}: a value has the wrong type; write it as on the command line") from None
+        if key not in defaults:
+            raise UsageError(f"--config {path}: no option {name!r}{registry.nearest(key, defaults)}")
+        own = as_arguments(key, value)
+        try:
+            with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
+                tyro.cli(Options, args=own, prog="bench.py")
+            fits = isinstance(value, bool) == isinstance(defaults[key], bool) and not isinstance(value, dict)
+        except SystemExit:
+            fits = False
+        if not fits:
+            raise UsageError(f"--config {path}: {name} = {value!r} does not fit; see --help for what the option takes")
+        arguments += own
+    return arguments
 
 
 def as_arguments(key: str, value: Any) -> list[str]:
     flag = "--" + key.replace("_", "-")
     if isinstance(value, bool):
         return [flag] if value else []
-    return [flag, *(str(item) for item in (value if isinstance(value, tuple) else (value,)))]
+    return [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
 
 
 def dispatch(options: Options, console: Console) -> int:
@@ -178,7 +190,10 @@ def dispatch(options: Options, console: Console) -> int:
     if options.evaluate:
         return score(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
     grid = grid_of(options, data_dir)
-    entries = make_plan(grid, store, runtime)
+    try:
+        entries = make_plan(grid, store, runtime)
+    except ValueError as error:  # images too small for a network
+        raise UsageError(str(error)) from None
     print_plan(entries, runtime, console)
     if options.plan:
         return 0
@@ -188,6 +203,9 @@ def dispatch(options: Options, console: Console) -> int:
 def grid_of(options: Options, data_dir: Path) -> Grid:
     """The grid that the options ask for. Raises UsageError for what does not exist."""
     try:
+        for option in ("methods", "datasets", "networks", "ipc"):
+            if getattr(options, option) == ():
+                raise ValueError(f"--{option} needs at least one value")
         for name in options.networks:
             if name not in networks.NAMES:
                 raise ValueError(f"unknown network {name!r}{registry.nearest(name, networks.NAMES)}")
@@ -200,11 +218,12 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
             raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
         for option, values in (("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets)):
             wrong = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None and v < 1]
-            if wrong or values == ():
-                raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0] if wrong else 'nothing'}")
+            if wrong:
+                raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0]}")
+        specs = [data.spec(name, data_dir) for name in options.datasets]
         return Grid(
             rows=tuple(chosen),
-            datasets=tuple({name: data.spec(name, data_dir) for name in options.datasets}.values()),
+            datasets=tuple({spec.name: spec for spec in specs}.values()),
             ipc=tuple(dict.fromkeys(options.ipc)) if options.ipc else None,
             seeds=options.seeds,
             nets=options.nets,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,17 +22,26 @@ from benchmark.run import Run
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import same_training
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
+from benchmark.zca import ZCA
+
+
+@dataclass(frozen=True)
+class CondensedImages(TrainingSet):
+    """Decoded images as the network sees them, and how real ones must be whitened to be seen alike."""
+
+    whitening: ZCA | None = None
 
 
 def training_set(container: Container, split: Split) -> TrainingSet:
-    """The decoded images as the network sees them. `split` gives the normalisation for sets stored in [0,1]."""
+    """The decoded images as the network sees them. `split` gives mean and std; a whitening comes with the container."""
     shape = tuple(split.images.shape[1:])
     if isinstance(container, WholeSet):
         return TrainingSet(container.images, container.labels, shape)
     with torch.no_grad():
         images, labels = container.decode()
-        images = split.normalise(images) if container.space == "raw" else images
-    return TrainingSet.of(images.detach(), labels)
+        images = split.whitened(container.whitening).seen(images, container.space, container.whitening)
+    seen = CondensedImages.of(images.detach(), labels, container.variants)
+    return dataclasses.replace(seen, whitening=container.whitening)
 
 
 def split_set(split: Split) -> TrainingSet:
@@ -54,14 +64,15 @@ def evaluate(
     Network i is seeded by (key, architecture, i) alone: more networks are more of the same run, and two protocols with
     one recipe are one training.
     """
-    recipe = evaluation.recipe.scaled(evaluation.factor, len(data))
+    length = data.epoch_length(evaluation.recipe)
+    recipe = evaluation.recipe.scaled(evaluation.factor, length)
     entry = {
         "protocol": evaluation.protocol,
         "network": evaluation.network,
         "recipe": dataclasses.asdict(evaluation.recipe),
         "factor": evaluation.factor,
-        "steps": recipe.total_steps(len(data)),
-        "epochs": recipe.total_steps(len(data)) / recipe.steps_per_epoch(len(data)),
+        "steps": recipe.total_steps(length),
+        "epochs": recipe.total_steps(length) / recipe.steps_per_epoch(length),
         "images": len(data),
         "accuracies": [],
         "seconds": 0.0,
@@ -83,7 +94,8 @@ def evaluate(
     phase = f"evaluate {evaluation.name} {missing.start}-{missing.stop}"
     for step in run.loop(phase, training.total_steps, training=training):
         run.log(loss=training.step(step).mean())
-    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, split_set(dataset.test))
+    test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)
+    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, split_set(test))
     entry["seconds"] += run.phases[phase]["seconds"]
     entry["peak_memory_mib"] = runtime.peak_memory_mib()
     return entry

@@ -6,6 +6,9 @@ kept in the cache folder and shared by the cells that need it.
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -24,17 +27,32 @@ def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
     network = networks.build("convnet", task.spec.image_shape, task.classes)
     ensemble = Ensemble(network, [seed], task.runtime)
     state = {"parameters": ParameterState(ensemble)}
+    header = {"purpose": list(purpose)}
     path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
-    if path and checkpoint.read_header(path) == {"purpose": list(purpose)}:
-        checkpoint.load_state(path, state)
-    else:
-        data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
-        training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
-        for step in run.loop("features", steps, training=training):
-            run.log(loss=training.step(step).mean())
-        if path:
-            checkpoint.save_state(path, state, {"purpose": list(purpose)})
+    if path and _restored(path, header, state):
+        return embed(ensemble, task)
+    data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
+    training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
+    for step in run.loop("features", steps, training=training):
+        run.log(loss=training.step(step).mean())
+    if path:
+        try:
+            checkpoint.save_state(path, state, header)
+        except OSError as error:
+            warnings.warn(f"cannot keep the feature network in {path}: {error}", stacklevel=2)
     return embed(ensemble, task)
+
+
+def _restored(path: Path, header: dict[str, list], state: checkpoint.State) -> bool:
+    """Whether `path` held the wanted network, which then fills `state`."""
+    if checkpoint.read_header(path) != header:
+        return False
+    try:
+        checkpoint.load_state(path, state)
+    except checkpoint.CheckpointError as error:
+        warnings.warn(f"{error}; it is trained again", stacklevel=2)
+        return False
+    return True
 
 
 class ParameterState:

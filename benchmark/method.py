@@ -32,8 +32,9 @@ from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
 
-Category = Literal["method", "reference", "variant"]
-"""`method` and `reference` rows are part of `--methods all`; a `variant` runs by name only."""
+Category = Literal["method", "reference", "candidate", "variant"]
+"""`method` and `reference` rows are part of `--methods all`. The others run by name only: a `candidate` is complete but
+was not yet seen to keep its gates on real data; a `variant` is a control or a relative of another method."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,11 @@ class Method:
         return values
 
     @classmethod
+    def quicken(cls, hyper: Any, spec: DatasetSpec) -> Any:
+        """The quick schedule's settings; `cls.quick` in place of the cell's, unless they depend on them."""
+        return dataclasses.replace(hyper, **cls.quick)
+
+    @classmethod
     def hyper_parameters(
         cls, spec: DatasetSpec, ipc: int, schedule: Schedule, overrides: dict[str, Any] | None = None
     ) -> Any:
@@ -187,7 +193,7 @@ class Method:
             values = dict(cls.cells[dataset, nearest_ipc(ipc, listed)])
         hyper = cls.Hyper(**cls.adapt(values, spec, ipc))
         if schedule.name == "quick":
-            hyper = dataclasses.replace(hyper, **cls.quick)
+            hyper = cls.quicken(hyper, spec)
         else:
             scaled = {name: max(1, round(getattr(hyper, name) * schedule.factor)) for name in cls.scaled}
             hyper = dataclasses.replace(hyper, **scaled)

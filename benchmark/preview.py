@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from benchmark.containers import Container
 from benchmark.data import Split
@@ -28,6 +27,8 @@ def write_preview(path: Path, container: Container, split: Split) -> None:
 
     A class is a row, or several classes share one where they have few images.
     """
+    from torchvision.utils import make_grid, save_image  # seconds to import, which --list and --plan do without
+
     labels = container.labels
     classes = range(min(split.classes, ROWS))
     rows = [(labels == c).nonzero().flatten()[:COLUMNS] for c in classes]
@@ -35,7 +36,8 @@ def write_preview(path: Path, container: Container, split: Split) -> None:
     shown = torch.cat([row[:columns] for row in rows])
     images = viewable(container.images(shown), container, split)
     scale = max(1, SIDE // max(images.shape[-2:]))
-    sheet = make_grid(F.interpolate(images, scale_factor=scale), nrow=columns * max(1, COLUMNS // columns), padding=2, pad_value=1.0)
+    enlarged, side_by_side = F.interpolate(images, scale_factor=scale), columns * max(1, COLUMNS // columns)
+    sheet = make_grid(enlarged, nrow=side_by_side, padding=2, pad_value=1.0)
     buffer = io.BytesIO()
     save_image(sheet, buffer, format="png")
     write_atomically(path, buffer.getvalue())

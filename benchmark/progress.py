@@ -22,7 +22,7 @@ class Display:
         self._last_line = self._began = time.perf_counter()
         self._phase = ""
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a variant such as [lr_img=2] is no markup
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

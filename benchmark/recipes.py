@@ -39,6 +39,11 @@ class Recipe:
     align_corners: bool = False
     cutmix: float = 0.0
     """Probability that a batch is mixed by CutMix."""
+    one_variant: bool = False
+    """An epoch shows every sample once, in a form drawn anew (HaBa: a basis through a random hallucinator), instead of
+    every decoded image."""
+    standardise: bool = False
+    """Shift and scale every batch to mean 0 and deviation 1 over all of its values, before it is augmented."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

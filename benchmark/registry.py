@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import get_args
 
 import methods
-from benchmark.method import Method
+from benchmark.method import Category, Method
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"
@@ -42,7 +43,9 @@ def check(cls: type[Method]) -> type[Method]:
     """The class itself, if it keeps the contract. Raises RegistrationError otherwise."""
     where = f"{inspect.getsourcefile(cls)}: class {cls.__name__}"
     problems = []
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", getattr(cls, "name", "")):
+    if "name" not in vars(cls):
+        problems.append("`name` is missing (a base class that is no row of its own starts with an underscore)")
+    elif not re.fullmatch(r"[a-z][a-z0-9-]*", str(cls.name)):
         problems.append("`name` must be lower-case letters, digits and dashes")
     if getattr(cls, "name", "") in (ALL, CONTAINERS):
         problems.append(f"`name` {cls.name!r} is taken by --methods {cls.name}")
@@ -50,6 +53,8 @@ def check(cls: type[Method]) -> type[Method]:
         problems.append("the docstring (the method's card) is missing")
     if not getattr(cls, "title", ""):
         problems.append("`title` is missing")
+    if cls.category not in get_args(Category):
+        problems.append(f"`category` {cls.category!r} is none of {', '.join(get_args(Category))}")
     hyper = getattr(cls, "Hyper", None)
     if not (dataclasses.is_dataclass(hyper) and hyper.__dataclass_params__.frozen):
         problems.append("`Hyper` must be a frozen dataclass")
@@ -69,14 +74,14 @@ def check(cls: type[Method]) -> type[Method]:
 
 
 def methods_of(module: ModuleType) -> list[type[Method]]:
-    """The methods defined in a module (not those it imports)."""
+    """The methods defined in a module: not those it imports, nor base classes, which start with an underscore."""
     return [
         check(cls)
         for cls in vars(module).values()
         if inspect.isclass(cls)
         and issubclass(cls, Method)
         and cls.__module__ == module.__name__
-        and "name" in vars(cls)
+        and not cls.__name__.startswith("_")
     ]
 
 
@@ -87,14 +92,29 @@ def _import(name: str) -> ModuleType:
         raise RegistrationError(f"method module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def _offered_by(entry: importlib.metadata.EntryPoint) -> list[type[Method]]:
+    """The method an entry point names, as `module:Class`, or the methods defined in the module it names."""
+    where = f"entry point {entry.name} = {entry.value}"
+    module = _import(entry.module)
+    if not entry.attr:
+        offered = methods_of(module)
+        if not offered:
+            raise RegistrationError(f"{where}: no method is defined in {entry.module}; name one as module:Class")
+        return offered
+    cls = getattr(module, entry.attr, None)
+    if not (inspect.isclass(cls) and issubclass(cls, Method)):
+        raise RegistrationError(f"{where}: {entry.module} has no method class {entry.attr}")
+    return [check(cls)]
+
+
 @cache
 def all_methods() -> dict[str, type[Method]]:
     """Every method by name, in the order of the file names."""
     names = sorted(info.name for info in pkgutil.iter_modules(methods.__path__))
-    modules = [_import(f"methods.{name}") for name in names]
-    modules += [_import(entry.module) for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    classes = [cls for name in names for cls in methods_of(_import(f"methods.{name}"))]
+    classes += [cls for entry in importlib.metadata.entry_points(group=ENTRY_POINTS) for cls in _offered_by(entry)]
     found: dict[str, type[Method]] = {}
-    for cls in (cls for module in dict.fromkeys(modules) for cls in methods_of(module)):
+    for cls in classes:
         if found.setdefault(cls.name, cls) is not cls:
             here, there = (inspect.getsourcefile(c) for c in (cls, found[cls.name]))
             raise RegistrationError(f"two methods are called {cls.name!r}: {there} and {here}")
@@ -126,7 +146,7 @@ def expand(names: Iterable[str]) -> list[Row]:
     rows: dict[Row, None] = {}
     for name in names:
         if name == ALL:
-            chosen = [cls for cls in all_methods().values() if cls.category != "variant"]
+            chosen = [cls for cls in all_methods().values() if cls.category in ("method", "reference")]
             rows |= dict.fromkeys(Row(cls) for cls in sorted(chosen, key=lambda cls: cls.category != "reference"))
         elif name == CONTAINERS:
             owner = get(CONTAINERS_OBJECTIVE)

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from benchmark import checkpoint
 from benchmark.budget import NotFinite
+from benchmark.store import write_atomically
 
 LOG_LINES = 400
 """About how many lines a phase writes to steps.jsonl; between them losses stay on the device."""
@@ -107,15 +109,17 @@ class Run:
         return self.directory / "steps.jsonl" if self.directory else None
 
     def _resume(self, path: Path | None, phase: str, steps: int, state: dict[str, Any]) -> tuple[int, float]:
-        header = checkpoint.read_header(path) if path else None
-        if not header or (header["key"], header["phase"], header["steps"]) != (self.key, phase, steps):
-            if path:
-                self._truncate_log(phase, 0)
-            return 0, 0.0
-        checkpoint.load_state(path, state)
-        self.notes.update(header["notes"])
-        self._truncate_log(phase, header["done"])
-        return header["done"], header["seconds"]
+        header = (checkpoint.read_header(path) if path else None) or {}
+        done, seconds = 0, 0.0
+        if (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
+            try:
+                checkpoint.load_state(path, state)
+                done, seconds = header["done"], header["seconds"]
+                self.notes.update(header["notes"])
+            except checkpoint.CheckpointError as error:
+                warnings.warn(f"{error}; {phase} starts anew", stacklevel=2)
+        self._truncate_log(phase, done)
+        return done, seconds
 
     def _truncate_log(self, phase: str, done: int) -> None:
         """Drop what an interrupted attempt logged beyond the point it resumes from, whole or half-written lines."""
@@ -130,7 +134,7 @@ class Run:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue
-        path.write_text("".join(kept))
+        write_atomically(path, "".join(kept))
 
     def _flush(self, phase: str, done: int, seconds: float) -> dict[str, float]:
         values = {name: torch.stack(seen).float().mean().item() for name, seen in self._pending.items()}

@@ -93,7 +93,7 @@ def set_up(device: str = "auto", precision: Precision = "float32") -> Runtime:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.rand(1, generator=torch.Generator(chosen), device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {device} is not available here: {str(error).splitlines()[0]}") from None
     keep_freed_memory()

@@ -49,30 +49,44 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, consequence: str = "it is ignored") -> dict[str, Any] | None:
     """The object in a JSON file; None where the file is absent or holds no object (said once, by a warning)."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        warnings.warn(f"{path} is damaged ({error}); it is ignored and the cell will be redone", stacklevel=3)
+        warnings.warn(f"{path} is damaged ({error}); {consequence}", stacklevel=3)
         return None
     if not isinstance(value, dict):
-        warnings.warn(f"{path} is damaged (not an object); it is ignored and the cell will be redone", stacklevel=3)
+        warnings.warn(f"{path} is damaged (not an object); {consequence}", stacklevel=3)
         return None
     return value
 
 
 def _well_formed(result: dict[str, Any], key: str) -> bool:
-    evaluations = result.get("evaluations")
     return (
         all(field in result for field in RESULT_FIELDS)
         and result["format"] == RESULT_FORMAT
         and result["key"] == key
-        and isinstance(evaluations, list)
-        and all(isinstance(e, dict) and all(field in e for field in EVALUATION_FIELDS) for e in evaluations)
+        and all(isinstance(result[field], dict) for field in ("cell", "condensation", "environment"))
+        and isinstance(result["evaluations"], list)
+        and all(_well_formed_evaluation(entry) for entry in result["evaluations"])
     )
+
+
+def _well_formed_evaluation(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and all(field in entry for field in EVALUATION_FIELDS)
+        and isinstance(entry["accuracies"], list)
+        and all(_is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
+        and _is_number(entry["seconds"])
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ class Store:
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell, or None; a damaged or foreign one is named by a warning and counts as none."""
         path = self.directory(cell) / "result.json"
-        result = _read_json(path)
+        result = _read_json(path, "it is ignored and the cell redone")
         if result is not None and not _well_formed(result, cell.key):
             warnings.warn(f"{path} is not a result of this cell; it is ignored and the cell redone", stacklevel=2)
             return None
@@ -131,11 +145,13 @@ class Store:
         return self.result(job.cell) is not None and not self.missing_evaluations(job)
 
     def finish(self, cell: Cell, result: dict[str, Any]) -> None:
-        """Make a cell done: result.json appears, older failures and the checkpoints go."""
+        """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
         directory = self.directory(cell)
+        (directory / "failure.json").unlink(missing_ok=True)  # first: a kill in between must not leave both
         write_json(directory / "result.json", result)
-        (directory / "failure.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+        for leftover in directory.glob(".*"):
+            leftover.unlink(missing_ok=True)
 
     def fail(self, cell: Cell, failure: dict[str, Any]) -> None:
         directory = self.directory(cell)
@@ -146,15 +162,20 @@ class Store:
         """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped."""
         found = []
         for directory in sorted(self.runs.iterdir()) if self.runs.is_dir() else ():
-            config = _read_json(directory / "config.json")
-            if config is None or not isinstance(config.get("cell"), dict):
+            if not directory.is_dir():
                 continue
+            config = _read_json(directory / "config.json") or {}
+            key = str(config.get("key") or directory.name.rpartition("-")[2])
             result = _read_json(directory / "result.json")
-            if result is not None and not _well_formed(result, str(config.get("key"))):
+            if result is not None and not _well_formed(result, key):
                 warnings.warn(f"{directory / 'result.json'} is not a result of this cell; ignored", stacklevel=2)
                 result = None
-            failure = _read_json(directory / "failure.json")
-            found.append(Record(directory, config["cell"], list(config.get("requested", [])), result, failure))
+            cell = config.get("cell", result and result["cell"])  # a result outlives a damaged config.json
+            if isinstance(cell, dict):
+                wanted = config.get("requested")
+                requested = [e for e in wanted if isinstance(e, dict)] if isinstance(wanted, list) else []
+                failure = _read_json(directory / "failure.json")
+                found.append(Record(directory, cell, requested, result, failure))
         return found
 
 

@@ -5,7 +5,7 @@ There is no test split in here, and methods read nothing else: no arguments, no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from benchmark import augment, networks
+from benchmark import augment, networks, zca
 from benchmark.budget import Budget, TooFewImages
 from benchmark.containers import Container
 from benchmark.data import DatasetSpec, Split
@@ -56,6 +56,20 @@ class Task:
     @property
     def ipc(self) -> int:
         return self.budget.ipc
+
+    def whitened(self) -> Task:
+        """The same task seen through ZCA kind A (METHODS 1.1), fitted on its training images and kept in the cache."""
+        if self.train.whitening is not None:
+            return self
+        if self.cache:
+            fitted = zca.cached(self.train.fingerprint, self.spec.name, self.train.raw, cache_dir=self.cache)
+        else:
+            fitted = zca.fit(self.train.raw())
+        return replace(self, train=self.train.whitened(fitted.to(self.device)))
+
+    def as_seen(self, container: Container, images_NCHW: Tensor) -> Tensor:
+        """Images that the container decoded as the network sees them; differentiable."""
+        return self.train.seen(images_NCHW, container.space, container.whitening)
 
     def class_chunk(self, *batches_KNCHW: Tensor) -> int:
         """Classes whose graph is alive at once: as many as fit `PIXELS_AT_ONCE` where classes are batched, else one."""
@@ -128,23 +142,30 @@ class Task:
             keys = torch.rand(shape, generator=self.generator, device=self.device)
             indices_KM = keys.topk(at_most, dim=1).indices
         images = container.decode_classes(indices_KM)
-        return self.train.normalise(images) if container.space == "raw" else images
+        return self.as_seen(container, images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     @torch.no_grad()
     def synthetic_set(self, container: Container) -> tuple[Tensor, Tensor]:
         """(all images [N, C, H, W] as the network sees them, labels [N]), without a graph."""
         images, labels = container.decode()
-        return (self.train.normalise(images) if container.space == "raw" else images).detach(), labels
+        return self.as_seen(container, images).detach(), labels
 
     def step(
-        self, objective: Objective, network: Network, real: Tensor, synthetic: Tensor, optimiser: Optimizer
+        self,
+        objective: Objective,
+        network: Network,
+        real: Tensor,
+        synthetic: Tensor,
+        optimiser: Optimizer,
+        classes: Tensor | None = None,
     ) -> Tensor:
         """One optimiser step of the container on an objective summed over classes; returns the loss.
 
         `real` and `synthetic` [K, n, C, H, W] are augmented already; `synthetic` carries the graph to the parameters.
+        They are of the classes `classes` [K], or of all in order.
         """
         chunk = self.class_chunk(real, synthetic)
-        loss, gradient = value_and_grad(objective, network, real, synthetic, chunk)
+        loss, gradient = value_and_grad(objective, network, real, synthetic, chunk, classes)
         optimiser.zero_grad()
         synthetic.backward(gradient)
         optimiser.step()

@@ -35,13 +35,19 @@ class TrainingSet:
     gather: Callable[[Tensor], Tensor]
     labels: Tensor
     image_shape: tuple[int, int, int]
+    variants: int = 1
+    """Images in a row that are one sample in several forms (see `Container.variants`)."""
 
     @classmethod
-    def of(cls, images_NCHW: Tensor, labels_N: Tensor) -> TrainingSet:
-        return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]))
+    def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> TrainingSet:
+        return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]), variants)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def epoch_length(self, recipe: Recipe) -> int:
+        """Images that one epoch of a recipe shows."""
+        return len(self) // self.variants if recipe.one_variant else len(self)
 
 
 class Ensemble:
@@ -86,12 +92,13 @@ class Training:
         self.lr = recipe.lr if recipe.lr is not None else lr
         if self.lr is None:
             raise ValueError("this recipe trains at the learned step size, and the condensed set has none")
-        self.total_steps = recipe.total_steps(len(data))
+        self.epoch_length = data.epoch_length(recipe)
+        self.total_steps = recipe.total_steps(self.epoch_length)
         self.optimiser = torch.optim.SGD(
             ensemble.parameters.values(), self.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
-        self.order_EN = torch.zeros(len(ensemble), len(data), dtype=torch.int64, device=ensemble.runtime.device)
-        pixels = min(recipe.batch, len(data)) * data.image_shape[1] * data.image_shape[2]
+        self.order_EN = torch.zeros(len(ensemble), self.epoch_length, dtype=torch.int64, device=ensemble.runtime.device)
+        pixels = min(recipe.batch, self.epoch_length) * data.image_shape[1] * data.image_shape[2]
         runtime = ensemble.runtime
         self.batched = runtime.batched or (pixels <= SMALL_STEP and runtime.precision != "reference")
 
@@ -110,10 +117,10 @@ class Training:
 
     def step(self, step: int) -> Tensor:
         """One optimiser step of every network; returns the losses [E]."""
-        if step == self.recipe.momentum_reset(len(self.data)):
+        if step == self.recipe.momentum_reset(self.epoch_length):
             self.optimiser.state.clear()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * self.recipe.lr_factor(step, len(self.data))
+            group["lr"] = self.lr * self.recipe.lr_factor(step, self.epoch_length)
         losses_E, gradients = self._gradients(*self._batch(step))
         for parameter, gradient in zip(self.ensemble.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
@@ -122,14 +129,14 @@ class Training:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(images [E, B, C, H, W], labels [E, B], CutMix partners' labels [E, B], share of the own label [E])."""
-        in_epoch = step % self.recipe.steps_per_epoch(len(self.data))
+        in_epoch = step % self.recipe.steps_per_epoch(self.epoch_length)
         if in_epoch == 0:
             for row, generator in zip(self.order_EN, self.ensemble.generators, strict=True):
-                torch.randperm(len(self.data), generator=generator, out=row)
+                self._draw_epoch(row, generator)
         indices_EB = self.order_EN[:, in_epoch * self.recipe.batch : (in_epoch + 1) * self.recipe.batch]
         labels_EB = self.data.labels[indices_EB]
-        images = self._augment(self.data.gather(indices_EB.flatten()), len(indices_EB[0]))
-        images_EBCHW = images.unflatten(0, indices_EB.shape)
+        images = self._standardise(self.data.gather(indices_EB.flatten()).unflatten(0, indices_EB.shape))
+        images_EBCHW = self._augment(images.flatten(0, 1), len(indices_EB[0])).unflatten(0, indices_EB.shape)
         if not self.recipe.cutmix:
             return images_EBCHW, labels_EB, labels_EB, torch.ones(len(self.ensemble), device=images.device)
         size, probability = self.data.image_shape[1:], self.recipe.cutmix
@@ -138,20 +145,37 @@ class Training:
         partners_EB = torch.stack([row[m.partner] for row, m in zip(labels_EB, mixes, strict=True)])
         return images_EBCHW, labels_EB, partners_EB, torch.stack([m.kept for m in mixes])
 
+    def _draw_epoch(self, order_N: Tensor, generator: torch.Generator) -> None:
+        """Fill the order in which one network sees an epoch's images."""
+        torch.randperm(len(order_N), generator=generator, out=order_N)
+        if self.recipe.one_variant:
+            variants, device = self.data.variants, order_N.device
+            order_N.mul_(variants).add_(torch.randint(variants, order_N.shape, generator=generator, device=device))
+
+    def _standardise(self, images_EBCHW: Tensor) -> Tensor:
+        if not self.recipe.standardise:
+            return images_EBCHW
+        std, mean = torch.std_mean(images_EBCHW, dim=(1, 2, 3, 4), keepdim=True)
+        return (images_EBCHW - mean) / std
+
     def _augment(self, images: Tensor, rows: int) -> Tensor:
         recipe, size, generators = self.recipe, self.data.image_shape[1:], self.ensemble.generators
-        if recipe.augment == "dsa":
-            params = [dsa.sample(self.strategy, 1, rows, size, generator) for generator in generators]
-        elif recipe.augment == "diffaug":
-            params = [diffaug.sample(self.strategy, rows, size, generator, shared=False) for generator in generators]
-        else:
+        if recipe.augment == "none":
             return images
-        return augment.apply(images, augment.Params.concat(params), recipe.align_corners)
+        if recipe.augment == "dsa":
+            params = dsa.sample(self.strategy, 1, rows, size, generators)
+        else:
+            params = diffaug.sample(self.strategy, rows, size, generators)
+        return augment.apply(images, params, recipe.align_corners)
 
-    def _gradients(self, images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _gradients(
+        self, images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """Losses [E] and the gradients of every stacked parameter, at once or one network after the other."""
 
-        def loss(parameters: dict[str, Tensor], images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor) -> Tensor:
+        def loss(
+            parameters: dict[str, Tensor], images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor
+        ) -> Tensor:
             logits = self.ensemble.logits(parameters, images)
             own = F.cross_entropy(logits, labels)
             return ratio * own + (1 - ratio) * F.cross_entropy(logits, partners) if self.recipe.cutmix else own
@@ -197,8 +221,41 @@ def train_epochs(
     parameters = list(network.parameters())
     for _ in range(epochs):
         for indices in torch.randperm(len(images_NCHW), generator=generator, device=images_NCHW.device).split(batch):
-            params = dsa.sample(strategy, 1, len(indices), images_NCHW.shape[2:], generator)
-            images = augment.apply(images_NCHW[indices], params)
+            images = images_NCHW[indices]
+            if strategy != "none":
+                images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
             gradients = torch.autograd.grad(F.cross_entropy(network(images), labels_N[indices]), parameters)
             with torch.no_grad():
                 torch._foreach_add_(parameters, gradients, alpha=-lr)
+
+
+def train_mixed(
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    data: TrainingSet,
+    images: int,
+    generator: torch.Generator,
+    batch: int = 64,
+    strategy: str = "color_crop",
+    mix: float = 0.5,
+) -> None:
+    """Train one network in place on randomly drawn images, none of them twice: how IDC keeps its network moving.
+
+    As many whole batches as hold `images` images, or one epoch where `data` has fewer. Every image has a DiffAug draw
+    of `strategy` of its own; a batch is mixed by CutMix with probability `mix`.
+    """
+    drawn = -(-images // batch) * batch
+    order = torch.randperm(len(data), generator=generator, device=data.labels.device)[:drawn]
+    for indices in order.split(batch):
+        params = diffaug.sample(strategy, len(indices), data.image_shape[1:], generator)
+        mixture = cutmix.sample(len(indices), data.image_shape[1:], mix, generator)
+        mixed = cutmix.apply(augment.apply(data.gather(indices), params), mixture)
+        optimiser.zero_grad()
+        cutmix.loss(network(mixed), data.labels[indices], mixture).backward()
+        optimiser.step()
+
+
+def scale_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of every group to `factor` times the one it was made with."""
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

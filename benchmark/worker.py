@@ -7,6 +7,7 @@ import datetime
 import errno
 import platform
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,10 @@ class Worker:
                 artifact = load_artifact(path, dataset, self.runtime.device)
                 if artifact.card["origin"]["key"] == cell.key:
                     return artifact
-            except (ArtifactError, KeyError, TypeError):
-                pass  # damaged or foreign: condense again, over it
+                reason = f"{path} belongs to another cell"
+            except (ArtifactError, KeyError, TypeError) as error:
+                reason = str(error) if isinstance(error, ArtifactError) else f"{path} does not say where it is from"
+            warnings.warn(f"{reason}; condensed again", stacklevel=2)
         method = build_method(cell)
         self.runtime.reset_peak_memory()
         with torch.random.fork_rng():

@@ -5,11 +5,12 @@ Code       VICO-UoE/DatasetCondensation (MIT)
 Loss       sum_c sum_l sum_o  1 - cos( grad_l,o CE(S_c), grad_l,o CE(B_c) ),  rows o of every weight matrix or kernel
 Settings   1000 iterations of (outer, inner) loops by IPC, lr_img 0.1, momentum 0.5, 256 real images a class, from noise
 Deviations exactly `iterations` passes (the authors' loop makes one more); any IPC (see `loops`); randomness from the
-           cell's generator, never from the clock
+           cell's generator, never from the clock. The quick schedule starts from real images
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,12 @@ from benchmark.task import Task
 from benchmark.trainer import train_epochs
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+
+QUICK_STEPS = 60
+TINY_LR = 3e-4
+"""In maps of 2x2 values instance norm divides by next to nothing: on 8x8 digits 60 steps at the published 0.1 blow the
+pixels up (DSA, IPC 1, accuracy on a held-out tenth of train: 18 % at 0.1, 43 % at 0.01, 69 % at 0.001, 73 % at 0.0003,
+and 71 % unmoved)."""
 
 
 def loops(ipc: int) -> tuple[int, int]:
@@ -62,13 +69,24 @@ class DC(Method):
     name, title, paper = "dc", "DC", "Zhao, Mopuri & Bilen, ICLR 2021"
     Hyper = DCHyper
     scaled = ("iterations",)
-    quick = {"iterations": 10, "inner_epochs": 10}
     augments = False
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
         outer, inner = loops(ipc)
         return values | {"outer_loop": outer, "inner_epochs": inner}
+
+    @classmethod
+    def quicken(cls, hyper: DCHyper, spec: DatasetSpec) -> DCHyper:
+        """About `QUICK_STEPS` image steps at any IPC, a short inner loop, and a start from real images: from noise so
+        few steps end at chance. Images up to 16 pixels take the step size `TINY_LR`."""
+        return dataclasses.replace(
+            hyper,
+            iterations=max(4, QUICK_STEPS // hyper.outer_loop),
+            inner_epochs=min(hyper.inner_epochs, 10),
+            init="real",
+            lr_img=hyper.lr_img if max(spec.height, spec.width) > 16 else TINY_LR,
+        )
 
     @classmethod
     def work(cls, hyper: DCHyper, spec: DatasetSpec, budget: Budget) -> Work:
@@ -78,7 +96,9 @@ class DC(Method):
 
     @classmethod
     def native_recipe(cls, hyper: DCHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        return Recipe(epochs=1000 if cls.augments else 300, decay="halfway", augment="dsa" if cls.augments else "none")
+        # Our choice above 32 pixels, where there is no official run: as long as with augmentation.
+        epochs = 1000 if cls.augments or max(spec.height, spec.width) > 32 else 300
+        return Recipe(epochs=epochs, decay="halfway", augment="dsa" if cls.augments else "none")
 
     def start(self, task: Task, run: Run) -> Container:
         return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.distinct_images(task.ipc))

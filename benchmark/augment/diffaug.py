@@ -8,7 +8,18 @@ map.
 
 import torch
 
-from benchmark.augment.operations import Size, choose, colour, cutout, draw_per_call, flipped, parse
+from benchmark.augment.operations import (
+    Generators,
+    Size,
+    choose,
+    colour,
+    cutout,
+    draw_per_call,
+    each,
+    flipped,
+    parse,
+    uniforms,
+)
 from benchmark.augment.params import Params
 
 DRAWN = ("crop", "scale", "rotate")
@@ -16,9 +27,10 @@ UNIFORMS_PER_ROW = 8
 
 
 def sample(
-    strategy: str, rows: int, size: Size, generator: torch.Generator, shared: bool = False, calls: int = 1
+    strategy: str, rows: int, size: Size, generator: Generators, shared: bool = False, calls: int = 1
 ) -> Params:
-    """calls * rows rows, call by call, on the generator's device; calls * 1 rows where `shared`.
+    """calls * rows rows, call by call, on the generator's device; calls * 1 rows where `shared`. As many after another
+    from each of several generators.
 
     shared=True is IDC's batch=True: one row for the whole batch, real and synthetic images alike.
     calls=classes with shared=True then `take(class_of_image)` serves all classes in one pass. `size` is
@@ -27,13 +39,13 @@ def sample(
     """
     names = parse(strategy)
     rows = 1 if shared else rows
-    total, device = calls * rows, generator.device
-    params = Params.identity(total, device)
-    u = torch.rand(total, UNIFORMS_PER_ROW, generator=generator, device=device)
+    generators = each(generator)
+    params = Params.identity(len(generators) * calls * rows, generators[0].device)
+    u = uniforms(calls * rows, UNIFORMS_PER_ROW, generators)
     colours, affine, box = params.colour, params.affine, params.box
     drawn = tuple(name for name in names if name in DRAWN)
     if drawn:
-        chosen = draw_per_call(len(drawn), calls, rows, generator)
+        chosen = draw_per_call(len(drawn), calls, rows, generators)
         affine = choose(u[:, :2], drawn, chosen, size)
     if "flip" in names:
         # The flip comes first, so it mirrors the x coordinate that the drawn operation reads from.

@@ -7,7 +7,7 @@ draws differ from the authors' code (explicit generator, no re-seeding).
 
 import torch
 
-from benchmark.augment.operations import Size, choose, colour, cutout, draw_per_call, parse
+from benchmark.augment.operations import Generators, Size, choose, colour, cutout, draw_per_call, each, parse, uniforms
 from benchmark.augment.params import Params
 
 UNIFORMS_PER_ROW = 3
@@ -18,8 +18,8 @@ def strategy_for(flip: bool) -> str:
     return "color_crop_cutout_flip_scale_rotate" if flip else "color_crop_cutout_scale_rotate"
 
 
-def sample(strategy: str, calls: int, rows: int, size: Size, generator: torch.Generator) -> Params:
-    """calls * rows rows, call by call, on the generator's device.
+def sample(strategy: str, calls: int, rows: int, size: Size, generator: Generators) -> Params:
+    """calls * rows rows, call by call, on the generator's device; as many after another from each of several.
 
     Each call draws one operation uniformly from the strategy, for all of its rows; each row draws its own
     values. Network training: calls=1, rows=batch. Siamese matching: calls=classes, rows=1, then
@@ -28,13 +28,13 @@ def sample(strategy: str, calls: int, rows: int, size: Size, generator: torch.Ge
     give identity rows. Raises ValueError for an unknown operation.
     """
     names = parse(strategy)
-    total, device = calls * rows, generator.device
-    params = Params.identity(total, device)
+    generators = each(generator)
+    params = Params.identity(len(generators) * calls * rows, generators[0].device)
     if not names:
         return params
-    chosen = draw_per_call(len(names), calls, rows, generator)
+    chosen = draw_per_call(len(names), calls, rows, generators)
     # Only one operation is active in a row, so all of them read the same uniforms.
-    u = torch.rand(total, UNIFORMS_PER_ROW, generator=generator, device=device)
+    u = uniforms(calls * rows, UNIFORMS_PER_ROW, generators)
     colours, box = params.colour, params.box
     if "color" in names:
         colours = torch.where((chosen == names.index("color"))[:, None], colour(u), colours)

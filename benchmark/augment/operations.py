@@ -4,6 +4,7 @@ u is always uniform in [0, 1), one row per image. A size is (rows, columns) in p
 "size", each side uses its own.
 """
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import pi
 
@@ -81,10 +82,24 @@ def affine(
     return torch.stack(columns, -1).view(-1, 2, 3)
 
 
-def draw_per_call(options: int, calls: int, rows: int, generator: torch.Generator) -> Tensor:
-    """(calls * rows,) int64: one number below `options` per call, repeated for its rows."""
-    chosen = torch.randint(options, (calls, 1), generator=generator, device=generator.device)
-    return chosen.expand(-1, rows).reshape(-1)
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One generator, or several on one device that each draw for their own calls: what one of them gives does not depend on
+the others, and the formulas run once for all of them."""
+
+
+def each(generators: Generators) -> Sequence[torch.Generator]:
+    return [generators] if isinstance(generators, torch.Generator) else generators
+
+
+def draw_per_call(options: int, calls: int, rows: int, generators: Generators) -> Tensor:
+    """(generators * calls * rows,) int64: one number below `options` per call, repeated for its rows."""
+    chosen = [torch.randint(options, (calls, 1), generator=g, device=g.device) for g in each(generators)]
+    return torch.cat(chosen).expand(-1, rows).reshape(-1)
+
+
+def uniforms(rows: int, columns: int, generators: Generators) -> Tensor:
+    """(generators * rows, columns) in [0, 1)."""
+    return torch.cat([torch.rand(rows, columns, generator=g, device=g.device) for g in each(generators)])
 
 
 def choose(u_R2: Tensor, names: tuple[str, ...], chosen_R: Tensor, size: Size) -> Tensor:

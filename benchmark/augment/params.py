@@ -5,7 +5,6 @@ defined here, after METHODS 1.3. Parameters are tensors on the device, so a pass
 no random numbers and no data-dependent shape: it can be compiled or replayed as part of a CUDA graph.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,13 +36,6 @@ class Params:
         colour[:, 0] = 0
         affine = torch.eye(2, 3, device=device).repeat(rows, 1, 1)
         return cls(colour, affine, torch.zeros(rows, 4, dtype=torch.int64, device=device))
-
-    @classmethod
-    def concat(cls, parts: Sequence["Params"]) -> "Params":
-        """The rows of all parts, in order."""
-        return cls(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in ("colour", "affine", "box"))
-        )
 
     def __len__(self) -> int:
         return len(self.colour)

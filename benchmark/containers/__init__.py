@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from benchmark.zca import ZCA
+
 Space = Literal["raw", "normalised", "zca"]
 """What the decoded pixels are: in [0,1], normalised per channel, or ZCA-whitened."""
 
@@ -31,6 +33,11 @@ class Container(nn.Module, ABC):
     kind: ClassVar[str]
     learned_lr: float | None = None
     """The step size learned with the images (trajectory matching); recipes with lr None train at it."""
+    whitening: ZCA | None = None
+    """Set where networks must see ZCA-whitened images, whatever `space` the set is stored in; saved with it."""
+    variants: int = 1
+    """Forms in which one sample is decoded (HaBa: a basis through each hallucinator); they follow each other, so image
+    `i` is form `i % variants` of sample `i // variants`."""
 
     def __init__(self, classes: int, per_class: int, space: Space) -> None:
         super().__init__()
@@ -75,6 +82,10 @@ class Container(nn.Module, ABC):
             return self.images().unflatten(0, (self.classes, self.per_class))
         offsets = torch.arange(self.classes, device=indices_KM.device)[:, None] * self.per_class
         return self.images((indices_KM + offsets).flatten()).unflatten(0, indices_KM.shape)
+
+    def variant_images(self, samples_N: Tensor, variant: Tensor) -> Tensor:
+        """Images [N, C, H, W] of the given samples, all in one form (an int64 scalar tensor)."""
+        return self.images(samples_N * self.variants + variant)
 
     @torch.no_grad()
     def project_(self) -> None:

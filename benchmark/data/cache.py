@@ -20,7 +20,7 @@ def load(name: str, key: str, beside: Path) -> dict[str, Tensor] | None:
         try:
             with safe_open(path, framework="pt") as stored:
                 if (stored.metadata() or {}).get("key") == key:
-                    return {tensor: stored.get_tensor(tensor) for tensor in stored.keys()}  # noqa: SIM118
+                    return {tensor: stored.get_tensor(tensor) for tensor in stored.keys()}
         except (OSError, SafetensorError):
             continue  # absent or damaged: either way the caller decodes again and stores anew
     return None

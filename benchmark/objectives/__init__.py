@@ -1,6 +1,7 @@
 """Objectives: how far a synthetic batch is from a real one, as seen by a network.
 
-An objective is a pure function of (network, real batch, synthetic batch) to a scalar that is a sum over classes. The
+An objective is a pure function of (network, real batch, synthetic batch) to a scalar that is a sum over classes, unless
+it says `separable = False`: then its classes look at each other, and it is only ever called with all of them. The
 batches [K, n, C, H, W] are what the network sees: normalised or whitened, already augmented.
 """
 
@@ -18,14 +19,22 @@ Objective = Callable[[Network, Tensor, Tensor, Tensor], Tensor]
 
 
 def value_and_grad(
-    objective: Objective, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, chunk: int = 1
+    objective: Objective,
+    network: Network,
+    real_KNCHW: Tensor,
+    synthetic_KMCHW: Tensor,
+    chunk: int = 1,
+    classes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(loss, its gradient with respect to the synthetic batch), `chunk` classes at a time.
 
-    The loss is a sum over classes, so the chunks are exact and only one chunk's graph is alive at once. The caller
+    The loss is a sum over classes, so the chunks are exact and only one chunk's graph is alive at once; an objective
+    that is not separable gets everything in one piece. `classes` [K]: which they are, by default 0 .. K - 1. The caller
     sends the gradient on through augmentation and decoding: `augmented.backward(gradient)`.
     """
-    classes = torch.arange(len(real_KNCHW), device=real_KNCHW.device)
+    classes = torch.arange(len(real_KNCHW), device=real_KNCHW.device) if classes is None else classes
+    if not getattr(objective, "separable", True):
+        chunk = len(classes)
     total, gradients = torch.zeros((), device=real_KNCHW.device), []
     for part in (slice(start, start + chunk) for start in range(0, len(classes), chunk)):
         leaf = synthetic_KMCHW[part].detach().requires_grad_()

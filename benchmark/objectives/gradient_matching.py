@@ -1,7 +1,8 @@
 """Gradient matching: the gradient a class's synthetic images give the network, against the one its real images give.
 
-Distances: `dc` (row-wise cosine, Zhao et al., ICLR 2021), `mse` (squared difference of the whole gradient) and `cos`
-(one cosine over the whole gradient), the options of the same authors' code.
+Distances: `dc` (row-wise cosine, Zhao et al., ICLR 2021), `mse` (squared difference) and `cos` (one cosine over all
+tensors), the options of the same authors' code, and `l1` (sum of absolute differences). DC takes them over all
+parameters; IDC (Kim et al., ICML 2022) over convolution weights only, with `mse`, `l1` or `dc`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch.func import functional_call, grad, vmap
 
 from benchmark.networks import Network
 
-Distance = Literal["dc", "mse", "cos"]
+Distance = Literal["dc", "mse", "cos", "l1"]
+Matched = Literal["all", "conv"]
+"""The parameters whose gradients are compared: all, or the weights of convolutions (tensors of four dimensions)."""
 
 
 def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
@@ -36,39 +39,48 @@ def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> 
 
 
 def squared_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """Squared Euclidean distance of the whole gradients, biases included."""
+    """Squared Euclidean distance: a sum over all elements of all tensors."""
     return sum((s - r).square().sum() for r, s in zip(real, synthetic, strict=True))
 
 
 def cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """1 - cosine of the whole gradients, biases included."""
+    """1 - cosine of all tensors taken as one vector."""
     r, s = (torch.cat([t.flatten() for t in side]) for side in (real, synthetic))
     return 1 - (r * s).sum() / (r.norm() * s.norm() + 1e-6)
 
 
-DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_distance}
+def absolute_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
+    """Sum of absolute differences over all elements of all tensors."""
+    return sum((s - r).abs().sum() for r, s in zip(real, synthetic, strict=True))
+
+
+DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_distance, "l1": absolute_distance}
 
 
 class GradientMatching:
     """sum_c D( grad CE(real_c), grad CE(synthetic_c) ), the real side detached.
 
     batched: take the gradients of all classes in one vmapped pass (for devices where launches cost more than
-    arithmetic) instead of one class after the other. Both give the same numbers.
+    arithmetic) instead of one class after the other. Both give the same numbers. matched: which parameters' gradients.
     """
 
-    def __init__(self, distance: Distance = "dc", batched: bool = False) -> None:
-        self.distance, self.batched = DISTANCES[distance], batched
+    def __init__(self, distance: Distance = "dc", batched: bool = False, matched: Matched = "all") -> None:
+        self.distance, self.batched, self.matched = DISTANCES[distance], batched, matched
 
     def __call__(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         if self.batched:
             return self._all_at_once(network, real_KNCHW, synthetic_KMCHW, classes_K)
-        parameters = tuple(network.parameters())
+        parameters = tuple(self._parameters(network).values())
         total = torch.zeros((), device=real_KNCHW.device)
         for real_NCHW, synthetic_MCHW, label in zip(real_KNCHW, synthetic_KMCHW, classes_K, strict=True):
             real = torch.autograd.grad(self._loss(network, real_NCHW, label), parameters)
             synthetic = torch.autograd.grad(self._loss(network, synthetic_MCHW, label), parameters, create_graph=True)
             total = total + self.distance(real, synthetic)
         return total
+
+    def _parameters(self, network: Network) -> dict[str, Tensor]:
+        """The parameters whose gradients are compared, by name."""
+        return {name: p for name, p in network.named_parameters() if self.matched == "all" or p.ndim == 4}
 
     @staticmethod
     def _loss(network: Network, images_NCHW: Tensor, label: Tensor) -> Tensor:
@@ -77,10 +89,11 @@ class GradientMatching:
     def _all_at_once(
         self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor
     ) -> Tensor:
-        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        fixed = {name: p.detach() for name, p in network.named_parameters()}
+        parameters = {name: fixed[name] for name in self._parameters(network)}
 
         def loss(parameters: dict[str, Tensor], images_NCHW: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(network, parameters, (images_NCHW,))
+            logits = functional_call(network, fixed | parameters, (images_NCHW,))
             return F.cross_entropy(logits, label.expand(len(images_NCHW)))
 
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))

@@ -86,6 +86,6 @@ def test_digits():
 def test_digits_are_the_same_every_time():
     one, two = (load("digits", "/nowhere") for _ in range(2))
     # Written down, because published digits numbers are about this very division.
-    assert one.fingerprint == two.fingerprint == "87104a4ebbcaf530"
+    assert one.train.fingerprint == two.train.fingerprint == "87104a4ebbcaf530"
     assert torch.equal(one.test.images, two.test.images)
-    assert one.to("cpu").fingerprint == one.fingerprint
+    assert one.to("cpu").train.fingerprint == one.train.fingerprint

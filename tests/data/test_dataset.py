@@ -118,9 +118,9 @@ def test_fingerprint_changes_with_images_and_labels():
     changed = images.clone()
     changed[0, 0, 0, 0] ^= 1
     variants = [(images, labels), (changed, labels), (images, labels.flip(0)), (images[:7], labels[:7])]
-    prints = [assemble(SPEC, part, (images, labels), ("a",) * 4, "here").fingerprint for part in variants]
+    prints = [assemble(SPEC, part, (images, labels), ("a",) * 4, "here").train.fingerprint for part in variants]
     assert len(set(prints)) == 4
-    assert prints[0] == assemble(SPEC, variants[0], (changed, labels), ("a",) * 4, "here").fingerprint
+    assert prints[0] == assemble(SPEC, variants[0], (changed, labels), ("a",) * 4, "here").train.fingerprint
     assert len(prints[0]) == 16
 
 

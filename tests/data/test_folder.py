@@ -48,7 +48,7 @@ def test_one_folder_is_divided(pets, tmp_path):
 
 def test_the_division_is_always_the_same(pets, tmp_path):
     one, two = (load(f"folder:{pets[0]}", tmp_path) for _ in range(2))
-    assert one.fingerprint == two.fingerprint
+    assert one.train.fingerprint == two.train.fingerprint
     assert torch.equal(one.test.images, two.test.images)
 
 

@@ -35,7 +35,7 @@ def test_a_second_load_decodes_nothing(tmp_path, root, monkeypatch):
     first = load("tiny-imagenet", tmp_path)
     monkeypatch.setattr(tiny_imagenet, "decode", None)
     second = load("tiny-imagenet", tmp_path)
-    assert first.fingerprint == second.fingerprint
+    assert first.train.fingerprint == second.train.fingerprint
     assert torch.equal(first.test.images, second.test.images)
     assert torch.equal(first.test.labels, second.test.labels)
 
@@ -56,7 +56,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, root):
     intact = stored.stat().st_size
     with stored.open("r+b") as file:
         file.truncate(intact // 2)
-    assert load("tiny-imagenet", tmp_path).fingerprint == before.fingerprint
+    assert load("tiny-imagenet", tmp_path).train.fingerprint == before.train.fingerprint
     assert stored.stat().st_size == intact
     assert list(tmp_path.glob(".*.tmp")) == []
 
@@ -65,7 +65,7 @@ def test_the_cache_goes_to_the_user_where_the_data_folder_cannot_take_it(tmp_pat
     (tmp_path / "tiny-imagenet-200.safetensors").mkdir()
     first = load("tiny-imagenet", tmp_path)
     monkeypatch.setattr(tiny_imagenet, "decode", None)
-    assert load("tiny-imagenet", tmp_path).fingerprint == first.fingerprint
+    assert load("tiny-imagenet", tmp_path).train.fingerprint == first.train.fingerprint
     assert list((tmp_path / "user-cache").rglob("*.safetensors"))
 
 

@@ -151,4 +151,4 @@ def test_the_real_cifar10():
     assert data.train.labels[0] == 6
     assert data.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
     assert data.train.images.double().mean((0, 2, 3)).div(255).tolist() == pytest.approx(data.mean, abs=1e-4)
-    assert data.fingerprint == "f3120a8fa253dbda"
+    assert data.train.fingerprint == "f3120a8fa253dbda"

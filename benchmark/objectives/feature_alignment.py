@@ -1,0 +1,73 @@
+"""Feature alignment: class means of every layer, and the synthetic means as a classifier (Wang et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from benchmark.networks.convnet import ConvNet
+
+PIXELS_AT_ONCE = 2**23
+"""Input values in one pass through the network; what is beyond goes in parts, whose activations are computed again in
+the backward pass."""
+
+EARLY_WEIGHT = 0.1
+"""Of every block but the last. The last map counts once, the pooled one twice: as a map and flattened."""
+
+
+class FeatureAlignment:
+    """sum_l w_l sum_c | mean_n f_l(real_cn) - mean_m f_l(synthetic_cm) |^2  +  discrimination * sum_cn CE(logits_cn, c)
+
+    f_l are the post-ReLU maps of all blocks and the pooled last map. logits_cn are the inner products of the pooled
+    real image with the pooled synthetic means of all classes, so the classes cannot be taken apart. The real side
+    carries no gradient. batched: real images of many classes in one pass, instead of one class after the other.
+    """
+
+    separable = False
+
+    def __init__(self, discrimination: float = 0.01, batched: bool = False) -> None:
+        self.discrimination, self.batched = discrimination, batched
+
+    def __call__(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
+        align, discriminate = self.parts(network, real_KNCHW, synthetic_KMCHW)
+        return align + self.discrimination * discriminate
+
+    def parts(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(alignment, discrimination), both summed over classes, the second one unweighted."""
+        classes, images = real_KNCHW.shape[:2]
+        with torch.no_grad():
+            chunk = at_once(real_KNCHW) if self.batched else 1
+            found = [real_features(network, part) for part in real_KNCHW.split(chunk)]
+            *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
+        synthetic = class_means(network, synthetic_KMCHW)
+        weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]
+        align = sum(w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
+        logits = pooled_KNCHW.flatten(2).flatten(0, 1) @ synthetic[-1].flatten(1).T
+        targets = torch.arange(classes, device=logits.device).repeat_interleave(images)
+        return align, F.cross_entropy(logits, targets, reduction="sum")
+
+
+def at_once(images_KNCHW: Tensor) -> int:
+    """Classes whose images go through the network in one pass."""
+    return max(1, PIXELS_AT_ONCE // images_KNCHW[0].numel())
+
+
+def real_features(network: ConvNet, images_KNCHW: Tensor) -> tuple[Tensor, ...]:
+    """The class means of every stage [K, ...], and the pooled map of every image [K, N, ...]."""
+    stages = [stage.unflatten(0, images_KNCHW.shape[:2]) for stage in network.stages(images_KNCHW.flatten(0, 1))]
+    return *(stage.mean(1) for stage in stages), stages[-1]
+
+
+def class_means(network: ConvNet, images_KMCHW: Tensor) -> list[Tensor]:
+    """The class means of every stage [K, ...], with a graph to the images."""
+
+    def means(part: Tensor) -> tuple[Tensor, ...]:
+        return tuple(s.unflatten(0, part.shape[:2]).mean(1) for s in network.stages(part.flatten(0, 1)))
+
+    parts = images_KMCHW.split(at_once(images_KMCHW))
+    if len(parts) == 1:
+        return list(means(images_KMCHW))
+    found = [checkpoint(means, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return [torch.cat(stage) for stage in zip(*found, strict=True)]

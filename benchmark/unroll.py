@@ -1,0 +1,113 @@
+"""The exact gradient of an unrolled training run, with the graph of one step alive (METHODS 1.7).
+
+The inner loop is SGD with momentum, v <- m v + g_i, theta <- theta - lr v, with g_i the gradient of the cross-entropy
+of the images that step i sees. Serves trajectory matching (MTT, HaBa) and back-propagation through training (LinBa).
+
+Source: Maclaurin, Duvenaud, Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", ICML 2015,
+for the recursion; here the weights are stored instead of recomputed, so it is exact for any momentum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from benchmark.networks import Network
+
+Batch = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def flatten(parameters: Network | dict[str, Tensor]) -> Tensor:
+    """All parameters as one detached tensor [P], in `parameters()` order; a copy."""
+    tensors = parameters if isinstance(parameters, dict) else dict(parameters.named_parameters())
+    return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+
+
+def unflatten(flat: Tensor, network: Network) -> dict[str, Tensor]:
+    """Views of `flat` [P] by the names and shapes of the network's parameters; differentiable."""
+    named = dict(network.named_parameters())
+    parts = flat.split([parameter.numel() for parameter in named.values()])
+    return {name: part.view_as(shape) for (name, shape), part in zip(named.items(), parts, strict=True)}
+
+
+class Unroll:
+    """N inner SGD steps with momentum, and their exact adjoint with the graph of one step alive.
+
+    `batch(i)` gives the images [B, C, H, W] of inner step i as the network sees them, augmentation included, and their
+    labels [B]. It is called once without a graph going forward and once with one going backward, and must return the
+    same values both times: draw indices and augmentation parameters beforehand.
+
+    Stored between the two: N flat weights [P], and N velocities where the gradient of the step size is asked for.
+    """
+
+    def __init__(
+        self, network: Network, batch: Batch, steps: int, momentum: float = 0.0, through_weights: bool = True
+    ) -> None:
+        """`through_weights` False drops what a step's images do to the gradients of all later steps: the approximation
+        of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll."""
+        self.network, self.batch, self.steps, self.momentum = network, batch, steps, momentum
+        self.through_weights = through_weights
+        self._weights: list[Tensor] = []
+        self._velocities: list[Tensor] = []
+        self._lr = torch.empty(())
+
+    def forward(self, start: Tensor, lr: Tensor) -> Tensor:
+        """Weights [P] after all steps, detached, from `start` [P] at step size `lr` (a scalar tensor)."""
+        self._weights, self._velocities, self._lr = [], [], lr
+        weights, velocity, step_size = start.detach(), None, lr.detach()
+        for step in range(self.steps):
+            with torch.no_grad():
+                images, labels = self.batch(step)
+            self._weights.append(weights)
+            leaf = weights.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self._loss(leaf, images, labels), leaf)
+            velocity = gradient if velocity is None else gradient.add_(velocity, alpha=self.momentum)
+            if lr.requires_grad:
+                self._velocities.append(velocity)
+            weights = weights - step_size * velocity
+        return weights
+
+    def backward(self, cotangent: Tensor) -> None:
+        """Accumulate `.grad` of a loss whose gradient in the last weights is `cotangent` [P].
+
+        Reaches every leaf that the images of `batch` depend on, and `lr` where it requires a gradient. Frees what
+        `forward` stored: once per forward.
+        """
+        assert len(self._weights) == self.steps, "backward needs a forward of its own"
+        step_size, lr_gradient = self._lr.detach(), torch.zeros_like(self._lr)
+        adjoint, velocity_adjoint = cotangent.detach(), torch.zeros_like(cotangent)
+        for step in reversed(range(self.steps)):
+            if self._lr.requires_grad:
+                lr_gradient -= adjoint @ self._velocities.pop()
+            velocity_adjoint = self.momentum * velocity_adjoint - step_size * adjoint
+            through_weights = self._step_backward(step, self._weights.pop(), velocity_adjoint)
+            if self.through_weights:
+                adjoint = adjoint + through_weights
+        if self._lr.requires_grad:
+            self._lr.grad = lr_gradient if self._lr.grad is None else self._lr.grad + lr_gradient
+
+    def _loss(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return F.cross_entropy(functional_call(self.network, unflatten(weights, self.network), (images,)), labels)
+
+    def _step_backward(self, step: int, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """Vector-Jacobian product of one step's gradient: to the images' leaves by accumulation, to the weights [P] as
+        the result."""
+        with torch.enable_grad():
+            images, labels = self.batch(step)
+        # Cut at the images: the network's graph is gone before the decoder's is walked.
+        seen, leaf = images.detach().requires_grad_(images.requires_grad), weights.requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(leaf, seen, labels), leaf, create_graph=True)
+        if not images.requires_grad:
+            return torch.autograd.grad(gradient, leaf, cotangent)[0]
+        if self.through_weights:
+            to_weights, to_images = torch.autograd.grad(gradient, (leaf, seen), cotangent)
+        else:
+            to_weights, to_images = leaf, torch.autograd.grad(gradient, seen, cotangent)[0]
+        del gradient
+        images.backward(to_images)
+        return to_weights

@@ -1,0 +1,265 @@
+"""Running a job: what is stored, what is not done twice, what a failure leaves behind, damage to a condensed set."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from benchmark.artifact import ArtifactError, load_artifact
+from benchmark.cells import Evaluation
+from benchmark.recipes import Recipe
+from benchmark.run import Stopped
+from benchmark.runtime import Runtime
+from benchmark.store import Store
+from benchmark.worker import CONDENSED, Worker
+from tests.core.toys import SHORT, Drift, Failing, toy_job
+
+CPU = Runtime(torch.device("cpu"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def run(store, digits, toys):
+    """run(job, should_stop) -> the result."""
+    return lambda job, stop=lambda: False: Worker(store, CPU, should_stop=stop).run(job, digits)
+
+
+def stamp(path):
+    return path.stat().st_mtime_ns, path.read_bytes()
+
+
+def unified(nets=2, network="convnet", protocol="unified", recipe=SHORT):
+    return Evaluation(protocol, network, nets, recipe, 1.0)
+
+
+def test_what_is_stored(run, store, digits):
+    job = toy_job(ipc=3)
+    result = run(job)
+    directory = store.directory(job.cell)
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "condensed.safetensors", "config.json", "preview.png", "result.json", "steps.jsonl",
+    ]  # fmt: skip
+    assert json.loads((directory / "result.json").read_text()) == result == store.result(job.cell)
+    condensation = result["condensation"]
+    assert condensation["steps"] == 6
+    assert condensation["floats"] == condensation["budget_floats"] == 3 * 10 * 64
+    assert condensation["budget_multiple"] == 1.0
+    assert (condensation["images"], condensation["images_per_class"]) == (30, 3)
+    assert condensation["notes"] == {"mode": "drift"}
+    assert condensation["train_images"] == len(digits.train)
+    (entry,) = result["evaluations"]
+    assert (entry["protocol"], entry["network"], entry["steps"], entry["images"]) == ("unified", "convnet", 3, 30)
+    assert len(entry["accuracies"]) == 2
+    assert all(0 <= accuracy <= 1 for accuracy in entry["accuracies"])
+    phases = {json.loads(line)["phase"] for line in (directory / "steps.jsonl").read_text().splitlines()}
+    assert phases == {"condense", "evaluate unified-convnet 0-2"}
+    with safe_open(directory / CONDENSED, "pt") as file:
+        assert sum(file.get_tensor(name).numel() for name in file.keys() if name != "labels") == condensation["floats"]
+
+
+def test_more_networks_are_added_to_the_result_without_condensing_again(run, store):
+    job = toy_job(nets=2)
+    first = run(job)["evaluations"][0]
+    path = store.directory(job.cell) / CONDENSED
+    before = stamp(path)
+    second = run(toy_job(nets=5))["evaluations"]
+    assert Drift.condensed == 1
+    assert stamp(path) == before
+    (entry,) = second
+    assert entry["accuracies"][:2] == first["accuracies"]
+    assert len(entry["accuracies"]) == 5
+    assert entry["seconds"] > first["seconds"]
+    assert store.is_done(toy_job(nets=5))
+    assert store.is_done(job)
+    assert run(toy_job(nets=3))["evaluations"] == second  # fewer than there are: nothing to do, nothing lost
+
+
+def test_three_and_two_more_score_like_five(run, store, tmp_path, digits):
+    run(toy_job(nets=3))
+    grown = run(toy_job(nets=5))["evaluations"][0]["accuracies"]
+    at_once = Worker(Store(tmp_path / "other"), CPU).run(toy_job(nets=5), digits)["evaluations"][0]["accuracies"]
+    # One batched computation of five rounds otherwise than three and two: a borderline image may change sides.
+    assert grown == pytest.approx(at_once, abs=2.01 / len(digits.test))
+    assert grown[:3] == pytest.approx(at_once[:3], abs=2.01 / len(digits.test))
+
+
+def test_another_network_and_another_protocol_are_added(run, store):
+    longer = Recipe(steps=4, batch=16)
+    run(toy_job())
+    before = stamp(store.directory(toy_job().cell) / CONDENSED)
+    asked = (unified(), unified(1, "alexnet"), unified(1, protocol="native", recipe=longer))
+    result = run(toy_job(evaluations=asked))
+    assert Drift.condensed == 1
+    assert stamp(store.directory(toy_job().cell) / CONDENSED) == before
+    found = {(e["protocol"], e["network"], e["steps"], len(e["accuracies"])) for e in result["evaluations"]}
+    assert found == {("unified", "convnet", 3, 2), ("unified", "alexnet", 3, 1), ("native", "convnet", 4, 1)}
+    # Asking for less again takes nothing away.
+    assert run(toy_job())["evaluations"] == result["evaluations"]
+
+
+def test_both_protocols_share_the_training_where_their_recipes_are_equal(run, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "benchmark.evaluation.Ensemble",
+        lambda network, seeds, runtime: trained.append(len(seeds)) or Ensemble(network, seeds, runtime),
+    )
+    from benchmark.trainer import Ensemble
+
+    both = (unified(2), unified(2, protocol="native"))
+    one, other = run(toy_job(evaluations=both))["evaluations"]
+    assert trained == [2]
+    assert one["accuracies"] == other["accuracies"]
+    assert one["seconds"] == other["seconds"]
+    # Networks added under one name are there under the other; only what is missing is trained.
+    grown = run(toy_job(evaluations=(unified(4), unified(3, protocol="native"))))["evaluations"]
+    assert trained == [2, 2]
+    by_name = {entry["protocol"]: entry["accuracies"] for entry in grown}
+    assert by_name["native"][:2] == by_name["unified"][:2] == one["accuracies"]
+    assert len(by_name["unified"]) == 4
+    assert len(by_name["native"]) >= 3
+
+
+def test_the_evaluation_of_networks_to_come_is_not_the_one_of_those_there(run):
+    job = toy_job(nets=6)
+    accuracies = run(job)["evaluations"][0]["accuracies"]
+    assert len(set(accuracies)) > 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "text", "another cell", "another program", "folder"])
+def test_a_damaged_condensed_set_is_named_and_condensed_again(run, store, damage):
+    job = toy_job()
+    good = run(job)
+    path = store.directory(job.cell) / CONDENSED
+    content = path.read_bytes()
+    (store.directory(job.cell) / "result.json").unlink()
+    if damage == "another cell":
+        other = toy_job(seed=1)
+        run(other)
+        path.write_bytes((store.directory(other.cell) / CONDENSED).read_bytes())
+    elif damage == "another program":
+        from safetensors.torch import save
+
+        path.write_bytes(save({"container.pixels": torch.zeros(10, 1, 8, 8)}))
+    elif damage != "folder":
+        path.write_bytes(
+            {"truncated": content[:-5], "empty": b"", "noise": content[::-1], "text": b"hello"}.get(damage, b"")
+        )
+    Drift.condensed = 0
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+        with pytest.warns(UserWarning, match=str(path)), pytest.raises(OSError, match="directory"):
+            run(job)
+        return
+    with pytest.warns(UserWarning, match=str(path)):
+        again = run(job)
+    assert Drift.condensed == 1
+    assert path.read_bytes() != b""
+    assert again["evaluations"][0]["accuracies"] == good["evaluations"][0]["accuracies"]
+
+
+def test_a_broken_artifact_never_raises_anything_else(run, store, digits):
+    """Bytes flipped anywhere in the file: it is refused by an ArtifactError, or read."""
+    job = toy_job()
+    run(job)
+    path = store.directory(job.cell) / CONDENSED
+    content = path.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    draw = torch.Generator().manual_seed(1)
+    refused = 0
+    for _ in range(150):
+        place = int(torch.randint(0, length, (), generator=draw))
+        flipped = content[place] ^ (1 << int(torch.randint(0, 8, (), generator=draw)))
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        try:
+            load_artifact(path, digits)
+        except ArtifactError as error:
+            refused += str(path) in str(error)
+    assert refused > 30
+
+
+def test_an_artifact_of_another_data_set_is_refused(run, store, digits):
+    import dataclasses
+
+    job = toy_job()
+    run(job)
+    spec = dataclasses.replace(digits.spec, classes=11)
+    with pytest.raises(ArtifactError, match="10 classes"):
+        load_artifact(store.directory(job.cell) / CONDENSED, dataclasses.replace(digits, spec=spec))
+
+
+@pytest.mark.parametrize(
+    ("mode", "word", "said"),
+    [("raise", "error", "RuntimeError: the loss went round the corner"), ("nan", "loss not finite", "loss is nan"),
+     ("memory", "out of memory", ""), ("allocate", "out of memory", ""), ("disk", "disk full", "No space left"),
+     ("budget", "budget too small", "no room for a decoder"), ("large", "budget too small", "2.00 times the budget")],
+)  # fmt: skip
+def test_failures_are_recorded_with_their_word_and_never_count(run, store, mode, word, said):
+    job = toy_job(Failing, mode=mode)
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        run(job)
+    assert not store.is_done(job)
+    (record,) = store.records()
+    assert (record.status, record.failure["error"]) == ("failed", word)
+    assert said in record.failure["message"]
+    assert "Traceback" in record.failure["traceback"]
+    assert not (record.directory / "result.json").exists()
+    assert not (record.directory / CONDENSED).exists()
+
+
+def test_a_full_disk_while_saving_leaves_nothing_that_looks_finished(run, store, monkeypatch):
+    job = toy_job()
+
+    def full(path, data):
+        if path.name == CONDENSED:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, data)
+
+    from benchmark.store import write_atomically as write
+
+    monkeypatch.setattr("benchmark.artifact.write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(job)
+    monkeypatch.undo()
+    (record,) = store.records()
+    assert (record.status, record.failure["error"]) == ("failed", "disk full")
+    assert not (record.directory / CONDENSED).exists()
+    run(job)
+    assert store.records()[0].status == "done"
+
+
+def test_a_stop_is_no_failure(run, store):
+    with pytest.raises(Stopped):
+        run(toy_job(), lambda: True)
+    (record,) = store.records()
+    assert record.status == "missing"
+    assert (record.directory / "checkpoint").is_dir()
+
+
+def test_a_failed_attempt_to_add_keeps_the_result(run, store, monkeypatch):
+    run(toy_job())
+    monkeypatch.setattr("benchmark.worker.evaluate", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        run(toy_job(nets=9))
+    assert store.is_done(toy_job())
+    (record,) = store.records()
+    assert len(record.result["evaluations"][0]["accuracies"]) == 2
+    assert record.failure["error"] == "out of memory"
+
+
+def test_seeds_are_independent_and_repeatable(run, store, tmp_path, digits):
+    pixels = {}
+    for seed in (0, 1):
+        job = toy_job(seed=seed)
+        run(job)
+        pixels[seed] = load_artifact(store.directory(job.cell) / CONDENSED, digits).container.pixels
+    assert not torch.equal(pixels[0], pixels[1])
+    again = Store(tmp_path / "again")
+    Worker(again, CPU).run(toy_job(seed=1), digits)
+    path = again.directory(toy_job(seed=1).cell) / CONDENSED
+    assert torch.equal(load_artifact(path, digits).container.pixels, pixels[1])

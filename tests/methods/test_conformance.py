@@ -1,0 +1,95 @@
+"""Every registered method keeps the contract on digits, and runs on every data set as its files lie on a disk."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from benchmark import data, registry
+from benchmark.cells import Evaluation
+from benchmark.recipes import Recipe
+from benchmark.runtime import Runtime
+from benchmark.store import Store
+from benchmark.testing import check_method, short_job
+from benchmark.worker import Worker
+from tests.data.conftest import (  # noqa: F401  (fixtures)
+    offline,
+    rng,
+    write_cifar,
+    write_image,
+    write_mnist,
+    write_svhn,
+    write_tiny,
+)
+from tests.methods.short import short_settings, smallest_ipc
+
+METHODS = sorted(registry.all_methods())
+MOMENT = Evaluation("unified", "convnet", 1, Recipe(steps=2, batch=32), 1.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_contract(name, tmp_path, monkeypatch):
+    method = registry.get(name)
+    settings = short_settings(method)
+    digits = data.load("digits", tmp_path)
+    check_method(method, digits, smallest_ipc(method, digits.spec, **settings), **settings)
+
+
+# The writers, by data set. Two to five training images of each class.
+WRITERS = {
+    "digits": lambda request, folder: None,
+    "mnist": lambda request, folder: request.getfixturevalue("write_mnist")(datasets.MNIST, folder),
+    "fashion-mnist": lambda request, folder: request.getfixturevalue("write_mnist")(datasets.FashionMNIST, folder),
+    "svhn": lambda request, folder: request.getfixturevalue("write_svhn")(folder),
+    "cifar10": lambda request, folder: request.getfixturevalue("write_cifar")(datasets.CIFAR10, folder, 10),
+    "cifar100": lambda request, folder: request.getfixturevalue("write_cifar")(datasets.CIFAR100, folder, 200),
+    "tiny-imagenet": lambda request, folder: request.getfixturevalue("write_tiny")(folder),
+    "folder": lambda request, folder: write_folder(request, folder),
+}
+loaded: dict[str, data.Dataset] = {}
+
+
+def write_folder(request, folder):
+    """One grey channel, not square, classes of 4 and 7 images before the division."""
+    write, draw = request.getfixturevalue("write_image"), np.random.default_rng(0)
+    for name, count in (("few", 4), ("more", 7)):
+        for number in range(count):
+            write(folder / "own" / name / f"{number}.png", draw.integers(0, 256, (12, 20), dtype=np.uint8))
+
+
+@pytest.fixture
+def tiny_data(request, tmp_path):
+    """tiny_data(name) -> the data set, written and loaded once in a session."""
+
+    def load(name):
+        if name not in loaded:
+            folder = tmp_path / "data"
+            folder.mkdir()
+            WRITERS[name](request, folder)
+            loaded[name] = data.load(f"folder:{folder / 'own'}" if name == "folder" else name, folder)
+            shutil.rmtree(folder)
+        return loaded[name]
+
+    return load
+
+
+def test_every_data_set_has_a_writer():
+    assert set(WRITERS) == {*data.names(), "folder"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dataset_name", list(WRITERS))
+def test_every_method_runs_on_every_data_set(name, dataset_name, tiny_data, tmp_path):
+    method, dataset = registry.get(name), tiny_data(dataset_name)
+    settings = dict.fromkeys(method.scaled, 1) | short_settings(method)
+    ipc = smallest_ipc(method, dataset.spec, **settings)
+    job = dataclasses.replace(short_job(method, dataset, ipc, **settings), evaluations=(MOMENT,))
+    store = Store(tmp_path / "results")
+    result = Worker(store, Runtime(dataset.train.images.device), tmp_path / "cache").run(job, dataset)
+    assert store.is_done(job)
+    assert [record.status for record in store.records()] == ["done"]
+    assert len(result["evaluations"][0]["accuracies"]) == 1
+    assert result["dataset"]["classes"] == dataset.spec.classes
+    assert (store.directory(job.cell) / "preview.png").stat().st_size > 100
