@@ -17,7 +17,7 @@ import torch
 
 from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
-from benchmark.budget import Budget, CellError
+from benchmark.budget import Budget, CellError, NotFinite
 from benchmark.cells import Cell, Job
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate, training_set
@@ -111,6 +111,8 @@ class Worker:
             container = method.condense(task, run)
         container.project_()
         task.budget.check(container.num_floats)
+        if not all(torch.isfinite(value).all() for value in container.state_dict().values()):
+            raise NotFinite("the condensed set holds values that are not finite")
         origin = {
             "key": cell.key,
             "cell": cell.config(),

@@ -79,8 +79,16 @@ def test_every_data_set_has_a_writer():
     assert set(WRITERS) == {*data.names(), "folder"}
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dataset_name", list(WRITERS))
+def pairs():
+    """Every method on every data set; those that are not part of `all` on the two large ones only in the long run."""
+    for dataset_name in WRITERS:
+        for name in METHODS:
+            apart = registry.get(name).category not in ("method", "reference")
+            marks = [pytest.mark.long] if apart and dataset_name in ("cifar100", "tiny-imagenet") else []
+            yield pytest.param(name, dataset_name, marks=marks, id=f"{name}-{dataset_name}")
+
+
+@pytest.mark.parametrize(("name", "dataset_name"), pairs())
 def test_every_method_runs_on_every_data_set(name, dataset_name, tiny_data, tmp_path):
     method, dataset = registry.get(name), tiny_data(dataset_name)
     settings = dict.fromkeys(method.scaled, 1) | short_settings(method)
