@@ -240,8 +240,8 @@ def some_images(container: Container, classes_K: Tensor, at_most: int, task: Tas
     else:
         within_KM = torch.arange(container.per_class, device=task.device).expand(len(classes_K), -1)
     indices_KM = classes_K[:, None] * container.per_class + within_KM
-    images = container.images(indices_KM.flatten()).unflatten(0, indices_KM.shape)
-    return task.train.normalise(images) if container.space == "raw" else images
+    images = task.as_seen(container, container.images(indices_KM.flatten()))
+    return images.unflatten(0, indices_KM.shape)
 
 
 def transform(batch_KNCHW: Tensor, params: augment.Params) -> Tensor:
