@@ -13,6 +13,7 @@ SHORT: dict[str, Any] = {
     "inner_epochs": 1,  # DC, DSA
     "query": 4, "max_image_steps": 2, "max_inner_epochs": 1,  # CAFE
     "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 1, "train_epochs": 2,  # MTT, HaBa
+    "zca": False,  # MTT, HaBa: the eigen-decomposition alone takes half a minute
     "passes": 1, "n_data": 8,  # IDC, HMN
     "inner_steps": 2,  # LinBa
     "warm_start": 2, "aum_steps": 4, "aum_points": 2, "beta_steps": 2, "beta_nets": 1, "beta_stride": 10,  # HMN

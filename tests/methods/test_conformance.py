@@ -80,15 +80,18 @@ def test_every_data_set_has_a_writer():
 
 
 def pairs():
-    """Every method on every data set; those that are not part of `all` on the two large ones only in the long run."""
+    """Every method on every data set; those that are not part of `all` on the two large ones only in the long run, and
+    HMN, which decodes many images, on the small ones only."""
     for dataset_name in WRITERS:
         for name in METHODS:
             apart = registry.get(name).category not in ("method", "reference")
-            marks = [pytest.mark.long] if apart and dataset_name in ("cifar100", "tiny-imagenet") else []
+            large = apart and dataset_name in ("cifar100", "tiny-imagenet")
+            many_images = name.startswith("hmn") and dataset_name not in ("digits", "folder")  # 20 to 40 s each
+            marks = [pytest.mark.long] if large or many_images else []
             yield pytest.param(name, dataset_name, marks=marks, id=f"{name}-{dataset_name}")
 
 
-@pytest.mark.parametrize(("name", "dataset_name"), pairs())
+@pytest.mark.parametrize(("name", "dataset_name"), list(pairs()))
 def test_every_method_runs_on_every_data_set(name, dataset_name, tiny_data, tmp_path):
     method, dataset = registry.get(name), tiny_data(dataset_name)
     settings = dict.fromkeys(method.scaled, 1) | short_settings(method)
