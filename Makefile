@@ -9,7 +9,7 @@ bench: $(VENV)/installed
 	$(RUN) bench.py $(ARGS)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses auto $(ARGS)
 
 test-long: $(VENV)/installed
 	$(RUN) -m pytest -m long $(ARGS)

@@ -102,30 +102,44 @@ class Task:
         table = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
         return table, torch.tensor([len(row) for row in rows], device=self.device)
 
-    def real_indices(self, per_class: int) -> Tensor:
-        """Random training indices [K, n] of every class, without replacement.
+    def real_indices(self, per_class: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random training indices [K, n] of every class, without replacement, by the cell's generator or another one.
 
         n is `per_class`, or the size of the largest class where that is smaller. A class with fewer than n images goes
         round again, each image used floor or ceil of n / size times, so that shapes never depend on the class.
         """
         table, sizes = self._class_table
         classes, largest = table.shape
-        keys = torch.rand(classes, largest, generator=self.generator, device=self.device)
+        keys = torch.rand(classes, largest, generator=generator or self.generator, device=self.device)
         keys = keys.masked_fill(torch.arange(largest, device=self.device) >= sizes[:, None], 2.0)
         chosen = min(per_class, largest)
         order = keys.topk(chosen, dim=1, largest=False, sorted=True).indices
         position = torch.arange(chosen, device=self.device) % sizes[:, None]
         return table.gather(1, order.gather(1, position))
 
+    def gather(self, indices_KN: Tensor) -> Tensor:
+        """Normalised training images [K, n, C, H, W]."""
+        return self.train.gather(indices_KN.flatten()).unflatten(0, indices_KN.shape)
+
     def real_batch(self, per_class: int) -> Tensor:
         """Random normalised training images of every class [K, n, C, H, W]; see `real_indices` for n."""
-        indices = self.real_indices(per_class)
-        return self.train.gather(indices.flatten()).unflatten(0, indices.shape)
+        return self.gather(self.real_indices(per_class))
 
-    def distinct_images(self, per_class: int) -> Tensor:
-        """As `real_batch`, no image twice. Raises TooFewImages where a class does not hold so many."""
+    def start_indices(self, per_class: int) -> Tensor:
+        """Training indices [K, per_class] of the images that condensation begins with; a class with fewer goes round.
+
+        They depend on the data and the repetition alone: all methods of one repetition begin with the same images, those
+        of its `random` row, so that no difference between methods is the luck of the draw.
+        """
+        generator = self.runtime.generator(self.spec.name, self.seed, "start")
+        indices_KN = self.real_indices(per_class, generator)
+        return indices_KN[:, torch.arange(per_class, device=self.device) % indices_KN.shape[1]]
+
+    def start_images(self, per_class: int) -> Tensor:
+        """Normalised images [K, n, C, H, W] to begin with, no image twice. Raises TooFewImages where a class does not
+        hold so many."""
         self.require_class_size(per_class)
-        return self.real_batch(per_class)
+        return self.gather(self.start_indices(per_class))
 
     def require_class_size(self, per_class: int) -> None:
         if per_class > self.smallest_class:

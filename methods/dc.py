@@ -101,7 +101,7 @@ class DC(Method):
         return Recipe(epochs=epochs, decay="halfway", augment="dsa" if cls.augments else "none")
 
     def start(self, task: Task, run: Run) -> Container:
-        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.distinct_images(task.ipc))
+        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)

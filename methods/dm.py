@@ -61,7 +61,7 @@ class DM(Method):
         return Recipe(epochs=1000, decay="halfway")
 
     def start(self, task: Task, run: Run) -> Container:
-        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.distinct_images(task.ipc))
+        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)

@@ -110,10 +110,7 @@ class HaBa(MTT):
 
     def _first_bases(self, count: int, task: Task) -> Tensor:
         """Images [K, count, C, H, W]; a strict budget can hold more small bases than a class has images."""
-        if self.hyper.init == "noise":
-            return task.noise(count)
-        images = task.real_batch(count)
-        return images[:, torch.arange(count, device=task.device) % images.shape[1]]
+        return task.noise(count) if self.hyper.init == "noise" else task.gather(task.start_indices(count))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         if not isinstance(container, Hallucinated):

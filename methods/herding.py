@@ -62,4 +62,4 @@ class Herding(Method):
         picks = [indices[self.select(features_ND[indices], task.ipc)] for indices in task.train.class_indices]
         indices = torch.stack(picks)
         run.note("indices", indices.tolist())
-        return Pixels.of(task.train.gather(indices.flatten()).unflatten(0, indices.shape))
+        return Pixels.of(task.gather(indices))

@@ -38,7 +38,7 @@ from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measur
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
-from methods.idc import IDC, around
+from methods.idc import IDC
 
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
 """The class-stratified tenth of TRAIN that scores beta: the same images in every run."""
@@ -240,7 +240,7 @@ class HMN(IDC):
         All of them different where the class has so many; otherwise it goes round again.
         """
         hyper, images = self.hyper, container.per_class
-        targets_KG = around(task.real_indices(images), images)
+        targets_KG = task.start_indices(images)
         optimiser = self.adam(container, hyper.warm_lr)
         shown = min(images, hyper.batch_syn)
         steps = hyper.warm_start * math.ceil(images / shown)

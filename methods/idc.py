@@ -142,12 +142,12 @@ class IDC(Method):
         factor, init = self.hyper.factor, self.hyper.init
         task.require_class_size(task.ipc)
         if init == "random":
-            return MultiFormation.of(raw_images(task, task.real_indices(task.ipc)), factor)
+            return MultiFormation.of(raw_images(task, task.start_indices(task.ipc)), factor)
         wanted = task.ipc * factor**2
         if init == "first":
             indices = torch.stack([around(members, wanted) for members in task.train.class_indices])
         else:
-            indices = around(task.real_indices(wanted), wanted)
+            indices = task.start_indices(wanted)
         return MultiFormation.tiled(raw_images(task, indices), factor)
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
@@ -198,7 +198,7 @@ class IDC(Method):
         Both sides of a class are under one DiffAug transform; the synthetic one carries the graph to the container.
         """
         indices_KN = task.real_indices(self.hyper.batch_real)[classes_K]
-        real = task.train.gather(indices_KN.flatten()).unflatten(0, indices_KN.shape)
+        real = task.gather(indices_KN)
         synthetic = some_images(container, classes_K, self.hyper.batch_syn, task)
         size, calls = task.spec.image_shape[1:], len(classes_K)
         params = diffaug.sample(self.hyper.strategy, 1, size, task.generator, shared=True, calls=calls)

@@ -142,13 +142,9 @@ class LinBa(Method):
             task.classes, layout.per_class, layout.bases, list(task.spec.image_shape), self.hyper.downsample
         )
         container.to(task.device).initialise_(task.generator)
-        return container.fit_(self._real_images(container.per_class, task)) if self.hyper.init == "real" else container
-
-    @staticmethod
-    def _real_images(per_class: int, task: Task) -> Tensor:
-        """Random real images [K, per_class, C, H, W], in turn where a class has fewer."""
-        images = task.real_batch(per_class)
-        return images[:, torch.arange(per_class, device=task.device) % images.shape[1]]
+        if self.hyper.init == "real":
+            container.fit_(task.gather(task.start_indices(container.per_class)))
+        return container
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)

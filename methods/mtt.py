@@ -169,7 +169,7 @@ class MTT(Method):
         return super().condense(task.whitened() if self.hyper.zca else task, run)
 
     def start(self, task: Task, run: Run) -> Container:
-        images = task.noise(task.ipc) if self.hyper.init == "noise" else task.distinct_images(task.ipc)
+        images = task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc)
         container = Pixels.of(images, task.train.space)
         container.whitening, container.learned_lr = task.train.whitening, self.hyper.alpha0
         return container

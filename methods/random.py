@@ -28,6 +28,6 @@ class Random(Method):
 
     def condense(self, task: Task, run: Run) -> Container:
         task.require_class_size(task.ipc)
-        indices = task.real_indices(task.ipc)
+        indices = task.start_indices(task.ipc)
         run.note("indices", indices.tolist())
-        return Pixels.of(task.train.gather(indices.flatten()).unflatten(0, indices.shape))
+        return Pixels.of(task.gather(indices))

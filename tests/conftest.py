@@ -13,6 +13,11 @@ from benchmark import networks
 
 Vectors = dict[str, Tensor]
 
+# pytest-xdist runs one process per core; threads of each on top of that would only wait for each other. The variables
+# reach the programs that tests start.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Vectors]:

@@ -14,7 +14,7 @@ from benchmark.task import Task
 
 
 def start(task: Task, init: str) -> Tensor:
-    images = task.noise(task.ipc) if init == "noise" else task.distinct_images(task.ipc)
+    images = task.noise(task.ipc) if init == "noise" else task.start_images(task.ipc)
     return images.clone()
 
 

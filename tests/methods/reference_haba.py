@@ -61,7 +61,7 @@ def haba(task: Task, hyper, full: int, half: int, maps: tuple[int, int], run) ->
     generator, classes, shape = task.generator, task.classes, task.spec.image_shape
     channels, rows, columns = shape
     J, count = hyper.hallucinators, classes * (full + half)
-    real = task.real_batch(full + half)
+    real = task.gather(task.start_indices(full + half))
     small = (math.ceil(rows / 2), math.ceil(columns / 2))
     bases = [real[:, :full].clone(), torch.empty(classes, half, channels, *small)]
     for c in range(classes):

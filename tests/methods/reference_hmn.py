@@ -79,7 +79,7 @@ def step(optimisers: list[tuple[Tensor, torch.optim.Adam]], lr: float) -> None:
 
 
 def warm_start(memories: Memories, task: Task, hyper, images: int) -> None:
-    found = task.real_indices(images)
+    found = task.start_indices(images)
     targets = [[int(found[c, i % found.shape[1]]) for i in range(images)] for c in range(task.classes)]
     optimisers = memories.optimisers(hyper.warm_lr, (hyper.beta1, hyper.beta2))
     shown = min(images, hyper.batch_syn)

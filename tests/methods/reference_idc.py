@@ -36,7 +36,7 @@ def decode_class(stored_MCHW: Tensor, factor: int) -> Tensor:
 def mix_start(task: Task, factor: int) -> Tensor:
     """Stored images [K, IPC, C, H, W]: every cell a random real image, reduced by the nearest pixel."""
     wanted = task.ipc * factor**2
-    indices = task.real_indices(wanted)
+    indices = task.start_indices(wanted)
     channels, rows, columns = task.spec.image_shape
     height, width = -(-rows // factor), -(-columns // factor)
     stored = torch.zeros(task.classes, task.ipc, channels, rows, columns)

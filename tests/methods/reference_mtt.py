@@ -25,7 +25,7 @@ def closed_form(raw_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 def mtt(task: Task, hyper, run) -> tuple[Tensor, float, list[float]]:
     """(images [K * ipc, C, H, W], alpha, loss of every iteration) after the loop, from random real images."""
     generator, size = task.generator, task.spec.image_shape[1:]
-    indices = task.real_indices(task.ipc).flatten()
+    indices = task.start_indices(task.ipc).flatten()
     labels = torch.arange(task.classes).repeat_interleave(task.ipc)
     if hyper.zca:
         mean, transform = closed_form(task.train.raw())

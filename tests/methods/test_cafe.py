@@ -83,7 +83,7 @@ def test_agrees_with_the_reference(runtime, method, changes):
     expected, counts = cafe(twin, hyper, twin.strategy if method is CAFEDSA else "none")
     run = Run()
     actual = method(hyper).condense(task, run).decode_classes().detach()
-    first = begin.noise(begin.ipc) if hyper.init == "noise" else begin.distinct_images(begin.ipc)
+    first = begin.noise(begin.ipc) if hyper.init == "noise" else begin.start_images(begin.ipc)
     assert (actual - expected).norm() < 1e-9 * (expected - first).norm()
     assert run.notes["bi_level_loop"] == counts
     assert torch.equal(task.generator.get_state(), twin.generator.get_state())

@@ -16,6 +16,7 @@ from benchmark.runtime import Runtime
 from benchmark.store import Store
 from benchmark.testing import short_job
 from benchmark.worker import Worker
+from methods.dm import DM
 from methods.herding import Herding, HerdingHyper, herd
 from methods.kcenter import KCenter, cover
 from methods.random import Random, RandomHyper
@@ -192,13 +193,24 @@ def test_random_draws_every_image_equally_often():
     counts = torch.zeros(17)
     for seed in range(400):
         run = Run()
-        Random(RandomHyper()).condense(toy_task(ipc=2, seed=seed), run)
+        Random(RandomHyper()).condense(dataclasses.replace(toy_task(ipc=2), seed=seed), run)
         counts[torch.tensor(run.notes["indices"]).flatten()] += 1
     task = toy_task()
     for members in task.train.class_indices:
         expected = 400 * 2 / len(members)
         spread = (expected * (1 - 2 / len(members))) ** 0.5
         assert (counts[members] - expected).abs().max() < 4.5 * spread
+
+
+def test_a_repetition_begins_with_the_same_images_whatever_the_method_and_the_budget():
+    run = Run()
+    chosen = Random(RandomHyper()).condense(toy_task(ipc=2, seed=1), run).pixels
+    begun = DM(DM.Hyper(iterations=1)).start(toy_task(ipc=2, seed=2), Run()).pixels
+    assert torch.equal(chosen, begun)
+    more = toy_task(ipc=4).start_indices(4)
+    assert torch.equal(more[:, :2], torch.tensor(run.notes["indices"]))
+    again = dataclasses.replace(toy_task(ipc=4), seed=1).start_indices(4)
+    assert not torch.equal(more, again)
 
 
 def test_a_class_smaller_than_the_real_batch_goes_round_evenly():

@@ -24,7 +24,7 @@ def test_agrees_with_the_reference(runtime, init):
     twin, task, begin = toy_task(), toy_task(runtime=runtime), toy_task()
     expected = gradient_matching(twin, hyper, "none")
     actual = condense(DC(hyper), task)
-    first = begin.noise(begin.ipc) if init == "noise" else begin.distinct_images(begin.ipc)
+    first = begin.noise(begin.ipc) if init == "noise" else begin.start_images(begin.ipc)
     assert (actual - expected).norm() < 1e-9 * (expected - first).norm()
     # Both drew as often: their generators stand at the same place.
     assert torch.equal(task.generator.get_state(), twin.generator.get_state())

@@ -20,7 +20,7 @@ def test_agrees_with_the_reference(runtime, init, flip):
     twin, task, begin = toy_task(flip=flip), toy_task(flip=flip, runtime=runtime), toy_task()
     expected = gradient_matching(twin, hyper, twin.strategy)
     actual = DSA(hyper).condense(task, Run()).decode_classes().detach()
-    first = begin.noise(begin.ipc) if init == "noise" else begin.distinct_images(begin.ipc)
+    first = begin.noise(begin.ipc) if init == "noise" else begin.start_images(begin.ipc)
     assert (actual - expected).norm() < 1e-9 * (expected - first).norm()
     assert torch.equal(task.generator.get_state(), twin.generator.get_state())
 

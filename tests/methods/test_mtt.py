@@ -178,7 +178,7 @@ def whitened():
     train = task.train
     dataset = Dataset(task.spec, train, train, (0.45,) * 2, (0.22,) * 2, ("a", "b", "c"))
     seen = task.whitened()
-    container = Pixels.of(seen.distinct_images(2), "zca")
+    container = Pixels.of(seen.start_images(2), "zca")
     container.whitening, container.learned_lr = seen.train.whitening, 0.02
     return dataset, container
 
