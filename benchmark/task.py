@@ -128,7 +128,7 @@ class Task:
     def start_indices(self, per_class: int) -> Tensor:
         """Training indices [K, per_class] of the images that condensation begins with; a class with fewer goes round.
 
-        They depend on the data and the repetition alone: all methods of one repetition begin with the same images, those
+        They depend on the data and the repetition alone: all methods of a repetition begin with the same images, those
         of its `random` row, so that no difference between methods is the luck of the draw.
         """
         generator = self.runtime.generator(self.spec.name, self.seed, "start")
