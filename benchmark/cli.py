@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
 
-from benchmark import __version__, data, networks, registry
+from benchmark import __version__, data, networks, pool, registry
 from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError
 from benchmark.data import DataError, Dataset
@@ -66,6 +67,9 @@ class Options:
     steps. Default: quick on digits, paper elsewhere."""
     protocol: Literal["unified", "native", "both"] = "unified"
     """How condensed sets are scored: one recipe for all, each paper's own, or both."""
+    workers: int | None = None
+    """Processes that share the cells, each with a GPU or an equal share of the cores. Default: one per core for images
+    up to 16 pixels on a CPU, otherwise one."""
     budget: Literal["strict", "native"] = "strict"
     """strict: refuse what stores more floats than IPC x classes x pixels; native: the authors' size, named as such."""
     networks: tuple[str, ...] = ("convnet",)
@@ -188,16 +192,20 @@ def dispatch(options: Options, console: Console) -> int:
         raise UsageError(str(error)) from None
     data_dir = (options.data_dir or data_folder()).expanduser()
     if options.evaluate:
+        if options.workers:
+            raise UsageError("--evaluate scores in this process; leave out --workers")
         return score(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
     grid = grid_of(options, data_dir)
     try:
         entries = make_plan(grid, store, runtime)
     except ValueError as error:  # images too small for a network
         raise UsageError(str(error)) from None
-    print_plan(entries, runtime, console)
+    to_do = sum(entry.state == "to do" for entry in entries)
+    workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
+    print_plan(entries, runtime, workers, console)
     if options.plan:
         return 0
-    return run(entries, store, runtime, data_dir, console)
+    return run(entries, workers, threads, store, runtime, data_dir, console)
 
 
 def grid_of(options: Options, data_dir: Path) -> Grid:
@@ -216,7 +224,10 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
         idle = overrides.keys() - used
         if idle:
             raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
-        for option, values in (("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets)):
+        numbers = (
+            ("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets), ("--workers", options.workers)
+        )  # fmt: skip
+        for option, values in numbers:
             wrong = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None and v < 1]
             if wrong:
                 raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0]}")
@@ -240,7 +251,15 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
         raise UsageError(str(error)) from None
 
 
-def run(entries: list[Entry], store: Store, runtime: Runtime, data_dir: Path, console: Console) -> int:
+def run(
+    entries: list[Entry],
+    workers: int,
+    threads: int,
+    store: Store,
+    runtime: Runtime,
+    data_dir: Path,
+    console: Console,
+) -> int:
     """Run what is to do, then write the report."""
     jobs = [entry.job for entry in entries if entry.state == "to do"]
     blocked = [entry for entry in entries if entry.state == "blocked"]
@@ -256,9 +275,20 @@ def run(entries: list[Entry], store: Store, runtime: Runtime, data_dir: Path, co
 
     for name in dict.fromkeys(job.cell.dataset for job in jobs):
         load(name)  # all of them before anything runs: missing data is said now, not hours later
-    stop = StopSignal()
+    stop, cache = StopSignal(), cache_folder()
     with Display(console, cells=len(jobs)) as display:
-        outcome = run_jobs(jobs, load, store, runtime, cache_folder(), display, stop)
+        if workers > 1:
+            root = store.root.absolute()
+            settings = [
+                pool.Settings(root, data_dir, cache, pool.device_of(index, runtime), runtime.precision, threads)
+                for index in range(workers)
+            ]
+            cost = {entry.job.cell.key: entry.seconds or 0.0 for entry in entries}
+            jobs.sort(key=lambda job: -cost[job.cell.key])  # the longest first, so that all processes end together
+            outcome = pool.run_jobs(jobs, settings, store, display, stop)
+        else:
+            torch.set_num_threads(threads)
+            outcome = run_jobs(jobs, load, store, runtime, cache, display, stop)
     if outcome.stopped:
         console.print(f"stopped ({stop.name}) {outcome.stopped}.\nThe same command goes on from there.", markup=False)
         return 143 if stop.name == "SIGTERM" else 130

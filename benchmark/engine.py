@@ -62,7 +62,6 @@ def run_jobs(
 ) -> Outcome:
     """Run every job; `load(name)` gives a data set in memory, which is moved to the device once for all its cells."""
     outcome, stop = Outcome(), stop or StopSignal()
-    worker = Worker(store, runtime, cache, display.step, stop)
     for job in jobs:
         store.announce(job)
     dataset: Dataset | None = None
@@ -71,21 +70,21 @@ def run_jobs(
             if stop():
                 outcome.stopped = outcome.stopped or f"before {job.cell.label}"
                 break
-            display.start(job.cell.label)
+            cell = display.start(job.cell.label)
             try:
                 if dataset is None or dataset.spec.name != job.cell.dataset:
                     dataset = load(job.cell.dataset).to(runtime.device)
-                result = worker.run(job, dataset)
+                result = Worker(store, runtime, cache, cell.step, stop).run(job, dataset)
             except Stopped as error:
                 outcome.stopped = f"{job.cell.label}: {error}"
                 break
             except Exception as error:
                 reason = f"{failure_word(error)}: {error}"
                 outcome.failed.append((job, reason))
-                display.end(job.cell.label, f"failed: {reason}")
+                cell.end(f"failed: {reason}")
             else:
                 outcome.done += 1
-                display.end(job.cell.label, summarise(result))
+                cell.end(summarise(result))
     return outcome
 
 

@@ -36,8 +36,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def print_plan(entries: Sequence[Entry], runtime: Runtime, console: Console) -> None:
-    """One line a cell: state, floats, estimated cost; then the totals."""
+def print_plan(entries: Sequence[Entry], runtime: Runtime, workers: int, console: Console) -> None:
+    """One line a cell: state, floats, estimated cost; then the totals, shared by `workers` processes."""
     table = Table(box=None, title=f"Plan on {runtime.describe()}", title_justify="left")
     numbers = ("IPC", "seed", "floats", "x budget", "estimate")
     for column in ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", numbers[4]):
@@ -59,6 +59,7 @@ def print_plan(entries: Sequence[Entry], runtime: Runtime, console: Console) -> 
         )
     console.print(table)
     counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}
-    total = sum(entry.seconds or 0.0 for entry in entries)
+    total = sum(entry.seconds or 0.0 for entry in entries) / workers
+    shared = f" in {workers} processes" if workers > 1 else ""
     cells = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"{len(entries)} cells: {cells}; estimated {duration(total)}", highlight=False)
+    console.print(f"{len(entries)} cells: {cells}; estimated {duration(total)}{shared}", highlight=False)

@@ -1,4 +1,5 @@
-"""Live progress: the grid, the cell and the step with their ETAs on a terminal; a plain line now and then elsewhere."""
+"""Live progress: the grid, the running cells and their steps with ETAs on a terminal; a plain line now and then
+elsewhere."""
 
 from __future__ import annotations
 
@@ -17,11 +18,10 @@ class Display:
 
     def __init__(self, console: Console, cells: int | None = None) -> None:
         """`cells`: how many will come, if that is known."""
-        self.console, self.cells, self.number = console, cells, 0
+        self.console, self.cells = console, cells
         self.live = console.is_terminal
-        self._last_line = self._began = time.perf_counter()
-        self._phase = ""
-        self._bars = Progress(
+        self.started = self.ended = 0
+        self.bars = Progress(
             TextColumn("{task.description}", markup=False),  # a variant such as [lr_img=2] is no markup
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -33,41 +33,56 @@ class Display:
             disable=not self.live,
             transient=True,
         )
-        self._grid = self._bars.add_task("grid", total=cells, info="")
-        self._cell = self._bars.add_task("cell", total=1, info="", visible=False)
+        self._grid = self.bars.add_task("grid", total=cells, info="")
 
     def __enter__(self) -> Display:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bars.stop()
+        self.bars.stop()
 
-    def start(self, label: str) -> None:
-        self.number += 1
-        self._phase, self._last_line, self._began = "", time.perf_counter(), time.perf_counter()
-        self._label = label
-        self._place = f"[{self.number}/{self.cells}]" if self.cells else f"[{self.number}]"
-        self._bars.update(self._grid, description=f"{self._place} {label}")
-        if not self.live:
-            self.console.print(f"{self._place} {label}", markup=False, highlight=False)
+    def start(self, label: str) -> CellProgress:
+        """A cell begins, possibly beside others."""
+        self.started += 1
+        return CellProgress(self, label, f"[{self.started}/{self.cells}]" if self.cells else f"[{self.started}]")
+
+    def count_ended(self, final: bool) -> None:
+        self.ended += final
+        self.started -= not final
+        self.bars.update(self._grid, completed=self.ended)
+
+    def print(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, markup=False, highlight=False, style=style)
+
+
+class CellProgress:
+    """One running cell of a display."""
+
+    def __init__(self, display: Display, label: str, place: str) -> None:
+        self.display, self.name = display, f"{place} {label}"
+        self._last_line = time.perf_counter()
+        self._phase = ""
+        self._bar = display.bars.add_task(self.name, total=1, info="")
+        if not display.live:
+            display.print(self.name)
 
     def step(self, phase: str, done: int, total: int, values: dict[str, float]) -> None:
         """Called by the run after every step."""
-        if self.live:
+        bars = self.display.bars
+        if self.display.live:
             info = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             if phase != self._phase:
-                self._bars.reset(self._cell, total=total, completed=done, visible=True)
-            self._bars.update(self._cell, description=f"  {phase}", completed=done, total=total, info=info)
+                bars.reset(self._bar, total=total, completed=done)
+            bars.update(self._bar, description=f"{self.name}: {phase}", completed=done, total=total, info=info)
         elif time.perf_counter() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.perf_counter()
             info = "".join(f", {name} {value:.4g}" for name, value in values.items())
-            line = f"{self._place} {self._label}: {phase} {done}/{total}{info}"
-            self.console.print(line, markup=False, highlight=False)
+            self.display.print(f"{self.name}: {phase} {done}/{total}{info}")
         self._phase = phase
 
-    def end(self, label: str, outcome: str) -> None:
-        self._bars.update(self._grid, completed=self.number)
-        self._bars.update(self._cell, visible=False)
-        line = f"{self._place} {label}: {outcome}"
-        self.console.print(line, markup=False, highlight=False, style="red" if outcome.startswith("failed") else None)
+    def end(self, outcome: str, final: bool = True) -> None:
+        """`final`: this was the cell's last attempt."""
+        self.display.bars.remove_task(self._bar)
+        self.display.count_ended(final)
+        self.display.print(f"{self.name}: {outcome}", "red" if outcome.startswith("failed") else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import platform
 import re
 import sys
@@ -38,6 +39,11 @@ def keep_freed_memory() -> None:
     mallopt(mmap_threshold, 2**31 - 1)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 256 * MIB)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,11 @@ class Runtime:
         return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def set_up(device: str = "auto", precision: Precision = "float32") -> Runtime:
+def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:
     """Choose the device (`auto`: CUDA where present, otherwise the CPU) and set process-wide numeric switches.
 
-    Raises ValueError where the device does not exist.
+    threads: how many of the CPU an operation may use; None leaves what torch found. Raises ValueError where the device
+    does not exist.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,6 +104,8 @@ def set_up(device: str = "auto", precision: Precision = "float32") -> Runtime:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {device} is not available here: {str(error).splitlines()[0]}") from None
     keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
     tf32 = precision != "reference"
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32

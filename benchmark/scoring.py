@@ -46,9 +46,9 @@ def score_file(
         for protocol in grid.protocols:
             recipe = recipe_of(protocol, condensed, grid, dataset)
             for network in grid.networks:
-                display.start(f"{condensed.name} on {dataset.spec.name}, {protocol}, {network}")
+                progress = display.start(f"{condensed.name} on {dataset.spec.name}, {protocol}, {network}")
                 wanted = Evaluation(protocol, network, nets, recipe, schedule.factor)
-                run = Run(progress=display.step)
+                run = Run(progress=progress.step)
                 entry = evaluate(
                     wanted, condensed.data, dataset, runtime, run, f"{identity} {condensed.name}", condensed.learned_lr
                 )

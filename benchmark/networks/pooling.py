@@ -1,27 +1,45 @@
-"""2x2 average pooling, fast for large maps on a CPU: torch's own kernel there is scalar and took a quarter of a
-forward pass.
+"""2x2 average pooling that is fast on a CPU: torch's own kernel there is scalar and took a sixth of a training step on
+small maps and a quarter of a forward pass on large ones.
 
-Measured on one core, 256 maps of 128x32x32: 186 ms for `avg_pool2d`, 38 ms here. Small batches of small maps go through
-torch's: there Python's share of a custom function is larger than what it saves.
+Forward and backward on one core, 100 maps of 128 channels: 16x16 20.8 ms for `avg_pool2d` and 8.7 ms for sums of
+slices; 8x8 5.6 ms, 2.8 ms for sums of slices, and 1.9 ms as a matrix product.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LARGE = 2**20
-"""Elements from which on the custom kernel wins (100 maps of 128x8x8 are a draw)."""
+PRODUCT_SIDE = 8
+"""Up to this side a product with the (sparse) pooling matrix is fastest."""
+
+LARGE = 2**18
+"""Elements from which on sums of slices win; below, Python's share of a custom function is larger than their gain."""
 
 
 def average_pool(maps: Tensor) -> Tensor:
     """2x2 means with stride 2 over the last two dimensions; an odd last row or column is dropped."""
-    if maps.device.type != "cpu" or maps.numel() < LARGE:
+    rows, columns = maps.shape[-2:]
+    if maps.device.type != "cpu":
         return F.avg_pool2d(maps, 2)
-    return _Halve.apply(maps[..., : maps.shape[-2] // 2 * 2, : maps.shape[-1] // 2 * 2])
+    if max(rows, columns) <= PRODUCT_SIDE:
+        pooled = maps.flatten(-2) @ pooling_matrix(rows, columns, maps.dtype)
+        return pooled.unflatten(-1, (rows // 2, columns // 2))
+    if maps.numel() < LARGE:
+        return F.avg_pool2d(maps, 2)
+    return _Halve.apply(maps[..., : rows // 2 * 2, : columns // 2 * 2])
+
+
+@cache
+def pooling_matrix(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """[rows x columns, rows/2 x columns/2] on the CPU: a quarter where a value belongs to a mean."""
+    down, right = (torch.eye(side // 2).repeat_interleave(2, 0) / 2 for side in (rows, columns))
+    down, right = (F.pad(part, (0, 0, 0, side - len(part))) for part, side in ((down, rows), (right, columns)))
+    return torch.kron(down, right).to(dtype)
 
 
 class _Halve(torch.autograd.Function):

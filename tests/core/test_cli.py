@@ -23,9 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, tmp_path):
-    """Evaluations of two steps, no network, and the process's way of showing warnings given back."""
+    """Evaluations of two steps, no network, this process alone (others would not know the toys), and the process's way
+    of showing warnings given back."""
     monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("benchmark.pool.SMALL_IMAGE", 0)
     monkeypatch.setattr("benchmark.plan.probe_speed", lambda runtime: 1e10)
     monkeypatch.setenv("CONDENSE_DATA", str(tmp_path / "no-data"))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("network is down")))
@@ -54,6 +56,8 @@ def planned(monkeypatch):
 
 
 WRONG = [
+    ("--workers 0", "--workers needs whole numbers of at least 1, not 0"),
+    ("--evaluate set.pt --workers 2", "--evaluate scores in this process; leave out --workers"),
     ("--methods dsaa", "unknown method 'dsaa'; did you mean dsa"),
     ("--methods xyzzy", "known: .*dsa.*herding"),
     ("--methods", "--methods needs at least one value"),

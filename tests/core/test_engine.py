@@ -97,10 +97,10 @@ def test_signals_ask_once_and_then_interrupt():
 def test_the_live_display_shows_variants_as_they_are():
     out = io.StringIO()
     with Display(Console(file=out, force_terminal=True, width=120), 1) as display:
-        display.start("dm [lr_img=2.0] digits")
-        display.step("condense", 3, 10, {"loss": 0.25})
-        display._bars.refresh()
-        display.end("dm [lr_img=2.0] digits", "failed: error: [b]")
+        cell = display.start("dm [lr_img=2.0] digits")
+        cell.step("condense", 3, 10, {"loss": 0.25})
+        display.bars.refresh()
+        cell.end("failed: error: [b]")
     shown = out.getvalue()
     assert "dm [lr_img=2.0] digits" in shown
     assert "condense" in shown

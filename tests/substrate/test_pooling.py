@@ -8,7 +8,7 @@ from benchmark.networks import pooling
 from benchmark.networks.pooling import average_pool
 
 
-@pytest.mark.parametrize("size", [(2, 2), (8, 8), (7, 9), (4, 6)])
+@pytest.mark.parametrize("size", [(2, 2), (8, 8), (7, 5), (4, 6), (10, 10), (11, 9)])
 def test_equals_torch_to_the_second_derivative(size, generator, monkeypatch):
     monkeypatch.setattr(pooling, "LARGE", 0)
     maps = torch.randn(3, 5, *size, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -22,8 +22,9 @@ def test_equals_torch_to_the_second_derivative(size, generator, monkeypatch):
     assert torch.autograd.gradgradcheck(average_pool, (maps,))
 
 
-def test_vmap_and_func_grad(generator, monkeypatch):
+@pytest.mark.parametrize("side", [8, 10])
+def test_vmap_and_func_grad(side, generator, monkeypatch):
     monkeypatch.setattr(pooling, "LARGE", 0)
-    maps = torch.randn(4, 2, 3, 8, 8, generator=generator)
+    maps = torch.randn(4, 2, 3, side, side, generator=generator)
     gradient = torch.func.grad(lambda m: (average_pool(m) ** 2).sum())
     torch.testing.assert_close(torch.func.vmap(gradient)(maps), torch.stack([gradient(m) for m in maps]))

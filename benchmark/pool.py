@@ -1,0 +1,237 @@
+"""The local engine with several processes: each takes one job after the other and runs it as a single process would.
+
+A process talks to the grid through one pipe: jobs and the wish to stop go in, progress and outcomes come out. A process
+that dies, say because the system was out of memory, is replaced and its job given once more; what it had saved is gone
+on from. When the grid itself dies its processes see the pipe close and stop at their next step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import data
+from benchmark.budget import CellError
+from benchmark.cells import Job
+from benchmark.data import Dataset, DatasetSpec
+from benchmark.engine import Outcome, StopSignal, summarise
+from benchmark.progress import CellProgress, Display
+from benchmark.run import Stopped
+from benchmark.runtime import Precision, Runtime, cores, set_up
+from benchmark.store import Store
+from benchmark.worker import Worker, describe_failure, failure_word
+
+ATTEMPTS = 2
+"""How often a job whose process died is given to a process."""
+
+TELL_SECONDS = 0.2
+"""Between two progress messages of a process."""
+
+SMALL_IMAGE = 16
+"""Up to this side the operations of a network are too small to share among threads (ConvNet, 8x8: a step on 100 images
+takes 17 ms on two cores and 25 ms on one), so a process per core does more."""
+
+
+class ProcessDied(CellError):
+    word = "process died"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every process is told; plain values that can be sent."""
+
+    results: Path
+    data_dir: Path
+    cache: Path | None
+    device: str
+    precision: Precision
+    threads: int
+
+
+def workers_and_threads(
+    specs: Sequence[DatasetSpec], jobs: int, runtime: Runtime, wanted: int | None
+) -> tuple[int, int]:
+    """How many processes, and how many threads of the CPU for each.
+
+    By default a process per core where all images are small and the device is a CPU, otherwise one. Small images take
+    one thread whatever the number of processes: the last bits of a sum depend on how many threads share it, so that
+    such a grid has the same results however it is spread.
+    """
+    small = all(max(spec.height, spec.width) <= SMALL_IMAGE for spec in specs) and runtime.device.type == "cpu"
+    workers = max(1, min(wanted or (cores() if small else 1), jobs))
+    return workers, 1 if small else max(1, cores() // workers)
+
+
+def device_of(index: int, runtime: Runtime) -> str:
+    """The device of process `index`: where no GPU was named, they take them in turn."""
+    if runtime.device.type == "cuda" and runtime.device.index is None:
+        return f"cuda:{index % torch.cuda.device_count()}"
+    return str(runtime.device)
+
+
+def run_jobs(
+    jobs: Sequence[Job], settings: Sequence[Settings], store: Store, display: Display, stop: StopSignal | None = None
+) -> Outcome:
+    """Run every job on one of as many processes as there are settings; a failed job never stops the rest."""
+    outcome, stop = Outcome(), stop or StopSignal()
+    for job in jobs:
+        store.announce(job)
+    waiting = deque(jobs)
+    attempts: dict[str, int] = {}
+    processes = [Process(chosen) for chosen in settings[: len(jobs)]]
+    told = False
+    with stop.installed():
+        try:
+            while True:
+                if stop() and not told:
+                    told = True
+                    for process in processes:
+                        process.tell_stop()
+                for process in processes:
+                    if not process.job and waiting and not told:
+                        process.give(waiting.popleft(), display)
+                busy = {process.pipe: process for process in processes if process.job}
+                if not busy:
+                    break
+                for pipe in connection.wait(list(busy), timeout=0.5):
+                    process = busy[pipe]
+                    job, progress = process.job, process.progress
+                    try:
+                        kind, content = pipe.recv()
+                    except (EOFError, OSError):
+                        code = process.replace()
+                        attempts[job.cell.key] = attempts.get(job.cell.key, 0) + 1
+                        if attempts[job.cell.key] < ATTEMPTS and not told:
+                            waiting.appendleft(job)
+                            progress.end(f"its process died (exit code {code}); given to another one", final=False)
+                            continue
+                        error = ProcessDied(f"the process that ran it ended with exit code {code}; out of memory?")
+                        with contextlib.suppress(OSError):
+                            store.fail(job.cell, describe_failure(job.cell, error))
+                        kind, content = "failed", f"{error.word}: {error}"
+                    if kind == "step":
+                        progress.step(*content)
+                        continue
+                    if kind == "warning":
+                        warnings.warn(content, stacklevel=1)
+                        continue
+                    process.job = process.progress = None
+                    if kind == "done":
+                        outcome.done += 1
+                        progress.end(content)
+                    elif kind == "failed":
+                        outcome.failed.append((job, content))
+                        progress.end(f"failed: {content}")
+                    else:
+                        outcome.stopped = outcome.stopped or f"{job.cell.label}: {content}"
+        finally:
+            for process in processes:
+                process.end()
+    if told:
+        outcome.stopped = outcome.stopped or "between two cells"
+    return outcome
+
+
+class Process:
+    """A process of the pool, as the grid sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.job: Job | None = None
+        self.progress: CellProgress | None = None
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, self.settings), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+
+    def give(self, job: Job, display: Display) -> None:
+        self.job, self.progress = job, display.start(job.cell.label)
+        with contextlib.suppress(OSError):  # dead already: the next look at the pipe tells
+            self.pipe.send(job)
+
+    def tell_stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+
+    def replace(self) -> int | None:
+        """A new process for a dead one; returns the exit code of the old one."""
+        self._process.join(5)
+        code = self._process.exitcode
+        self.end()
+        self.job = self.progress = None
+        self._start()
+        return code
+
+    def end(self) -> None:
+        self.pipe.close()  # an idle process ends by that
+        if self.job is None:
+            self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+class Line:
+    """The process's end of the pipe: it hears the wish to stop, which a closed pipe is as well, and tells progress."""
+
+    def __init__(self, pipe: connection.Connection) -> None:
+        self.pipe, self.stopping = pipe, False
+        self._told, self._phase = 0.0, ""
+
+    def should_stop(self) -> bool:
+        if not self.stopping and self.pipe.poll():
+            with contextlib.suppress(EOFError, OSError):
+                self.pipe.recv()
+            self.stopping = True
+        return self.stopping
+
+    def tell(self, kind: str, content: Any) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send((kind, content))
+
+    def progress(self, phase: str, done: int, total: int, values: dict[str, float]) -> None:
+        if phase != self._phase or time.perf_counter() - self._told > TELL_SECONDS:
+            self._phase, self._told = phase, time.perf_counter()
+            self.tell("step", (phase, done, total, values))
+
+
+def serve(pipe: connection.Connection, settings: Settings) -> None:
+    """The life of a process: jobs come through the pipe until it closes or says stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the grid hears them, and says stop
+    line = Line(pipe)
+    warnings.showwarning = lambda message, *_, **__: line.tell("warning", str(message))
+    runtime = set_up(settings.device, settings.precision, settings.threads)
+    worker = Worker(Store(settings.results), runtime, settings.cache, line.progress, line.should_stop)
+    dataset: Dataset | None = None
+    while not line.stopping:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if job is None:
+            return
+        try:
+            if dataset is None or dataset.spec.name != job.cell.dataset:
+                dataset = data.load(job.cell.dataset, settings.data_dir, download=False).to(runtime.device)
+            result = worker.run(job, dataset)
+        except Stopped as error:
+            line.tell("stopped", str(error))
+        except Exception as error:
+            line.tell("failed", f"{failure_word(error)}: {error}")
+        else:
+            line.tell("done", summarise(result))
