@@ -80,6 +80,8 @@ class Worker:
                 "paper": method.paper,
                 "category": method.category,
                 "disclosure": method.disclosure,
+                "container": method.container_row,
+                "objective": objective_of(cell),
             },
             "dataset": describe_dataset(dataset),
             "condensation": artifact.card["origin"]["condensation"],
@@ -131,6 +133,13 @@ def build_method(cell: Cell) -> Method:
         other = registry.get(cell.objective)
         mover = other(other.Hyper(**cell.objective_hyper))
     return cls(cls.Hyper(**cell.hyper), mover)
+
+
+def objective_of(cell: Cell) -> str:
+    """The method whose loop moved the container (HMN's own is IDC's); empty for a coreset."""
+    moved_by = registry.get(cell.objective or cell.method)
+    owner = next(cls for cls in moved_by.__mro__ if "move" in vars(cls))
+    return "" if owner is Method else owner.name
 
 
 def replaces(entry: dict[str, Any], other: dict[str, Any]) -> bool:

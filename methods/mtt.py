@@ -102,6 +102,11 @@ def row(
     }
 
 
+def gradient_norm(container: Container) -> Tensor:
+    """Of all parameters together: what tells whether a step size destroys the images."""
+    return torch.nn.utils.get_total_norm([p.grad for p in container.parameters() if p.grad is not None])
+
+
 class Companion:
     """What a variant of the loop moves beside the images; nothing here. A state with state_dict."""
 
@@ -200,6 +205,7 @@ class MTT(Method):
             unroll.backward(cotangent)
             step_size().backward(alpha.grad)
             more = companion.add_gradients()
+            more["gradient_norm"] = gradient_norm(container)
             optimiser.step()
             step_size_optimiser.step()
             step_size.project_()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.report import accuracy, cost, frames, render
+from benchmark.report import accuracy, containers, cost, frames, pruning, render
 from benchmark.report.tables import Table
 from benchmark.store import Store, write_atomically
+
+ALWAYS = ("accuracy", "cost")
+"""Tables that are written even where nothing has run."""
 
 
 def build(store: Store) -> Path:
@@ -30,6 +33,8 @@ def build(store: Store) -> Path:
         "accuracy": accuracy.accuracy_tables(main, titles),
         "cost": cost.cost_tables(rows, titles),
         "cross_architecture": accuracy.cross_architecture_tables(rows, titles),
+        "containers": containers.container_tables(main, titles),
+        "pruning": pruning.pruning_tables(main, titles),
     }
     folder = store.root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def build(store: Store) -> Path:
 def _write_table(folder: Path, name: str, blocks: list[Table]) -> None:
     for suffix, write in (("csv", render.to_csv), ("md", render.to_markdown), ("tex", render.to_latex)):
         path = folder / f"{name}.{suffix}"
-        if blocks or name != "cross_architecture":
+        if blocks or name in ALWAYS:
             write_atomically(path, write(blocks))
-        else:  # one network only: no such table, and none left over from an earlier report
+        else:  # nothing of the kind ran: no such table, and none left over from an earlier report
             path.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
     places = sorted({(r.dataset, r.ipc) for r in rows}, key=lambda place: (dataset_rank(place[0]), place[1]))
     # The whole set has no IPC: its row spans its data set's columns; it has its own only where there is none.
     places = [p for p in places if p[1] or not any(q[0] == p[0] and q[1] for q in places)]
-    columns = tuple(_column(dataset, ipc, titles) for dataset, ipc in places)
+    columns = tuple(dataset_column(dataset, ipc, titles) for dataset, ipc in places)
     best, notes, lines = best_rows(rows, lambda r: (r.dataset, r.ipc)), Notes(titles), []
     methods = sorted({(r.method, r.variant) for r in rows}, key=lambda m: (method_rank(m[0]), m[1]))
     for method, variant in methods:
@@ -65,11 +65,11 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
         lines.append(Line(stubs, ids, tuple(entries), notes.mark(method), rule, tip))
     block = {"schedule": schedule, "protocol": protocol, "network": network}
     caption = f"Test accuracy (%) of {network or 'an unnamed network'}; {block_text(schedule, protocol)}"
-    ends = tuple(lines), _legend(rows), tuple(notes.sentences)
+    ends = tuple(lines), accuracy_legend(rows), tuple(notes.sentences)
     return Table("accuracy", block, caption, ("Method",), columns, *ends)
 
 
-def _column(dataset: str, ipc: int, titles: Names) -> Column:
+def dataset_column(dataset: str, ipc: int, titles: Names) -> Column:
     label, name = (f"IPC {ipc}", f"{dataset} ipc{ipc}") if ipc else ("whole set", f"{dataset} whole")
     return Column(titles.dataset(dataset), label, name)
 
@@ -81,7 +81,7 @@ def _family(method: str) -> str:
     return "reference" if method in ("random", "herding", "kcenter") else "method"
 
 
-def _legend(rows: list[Row]) -> tuple[str, ...]:
+def accuracy_legend(rows: list[Row]) -> tuple[str, ...]:
     return (INTERVALS, *[EVIDENCE_LEGEND] * any(row.published for row in rows), MISSING_LEGEND)
 
 
@@ -97,7 +97,7 @@ def cross_architecture_tables(rows: list[Row], titles: Names) -> list[Table]:
         columns = tuple(Column("", network or "not recorded", network) for network in networks)
         block = {"schedule": schedule, "protocol": protocol}
         caption = f"Test accuracy (%) by evaluation network; {block_text(schedule, protocol)}"
-        stubs, ends = ("Data set", "IPC", "Method"), (_legend(members), tuple(notes.sentences))
+        stubs, ends = ("Data set", "IPC", "Method"), (accuracy_legend(members), tuple(notes.sentences))
         tables.append(Table("cross-architecture", block, caption, stubs, columns, tuple(lines), *ends))
     return tables
 

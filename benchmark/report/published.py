@@ -53,6 +53,16 @@ def _table(name: str, *key: str) -> dict[tuple[str, ...], Published]:
     return found
 
 
+CONTAINER_LOSSES = {"idc": "gradient-matching"}
+"""What the published container table calls the objective of a method."""
+
+
+def lookup_container(container: str, objective: str, identifier: str, ipc: int) -> Published | None:
+    """The published accuracy of a container under an objective, or None."""
+    table = _table("published_containers.csv", "container", "loss", "dataset", "ipc")
+    return table.get((container, CONTAINER_LOSSES.get(objective, ""), identifier.lower(), str(ipc)))
+
+
 def lookup(method: str, identifier: str, ipc: int, network: str) -> Published | None:
     """The reference row of a cell, or None.
 

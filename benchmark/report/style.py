@@ -30,6 +30,15 @@ METHODS = {
 }
 """Registry names in the order of the tables, with the titles used where no stored result gives one."""
 
+CONTAINERS = {
+    "pixels": "Pixels",
+    "idc": "Multi-formation (IDC)",
+    "haba": "Bases × hallucinators (HaBa)",
+    "linba": "Addressed bases (LinBa)",
+    "hmn": "Hierarchical memory (HMN)",
+}
+"""Rows of the container table."""
+
 DATASETS = {
     "digits": "Digits",
     "mnist": "MNIST",
@@ -93,6 +102,10 @@ def method_rank(method: str) -> tuple[int, str]:
         return len(METHODS) + 1, ""
     known = list(METHODS)
     return (known.index(method), "") if method in METHODS else (len(METHODS), method)
+
+
+def container_rank(container: str) -> int:
+    return list(CONTAINERS).index(container) if container in CONTAINERS else len(CONTAINERS)
 
 
 def dataset_rank(dataset: str) -> tuple[int, str]:

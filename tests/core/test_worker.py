@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 
 from benchmark.artifact import ArtifactError, load_artifact
-from benchmark.cells import Evaluation
+from benchmark.cells import Cell, Evaluation
 from benchmark.recipes import Recipe
 from benchmark.run import Stopped
 from benchmark.runtime import Runtime
 from benchmark.store import Store
-from benchmark.worker import CONDENSED, Worker
+from benchmark.worker import CONDENSED, Worker, objective_of
 from tests.core.toys import SHORT, Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
@@ -263,3 +263,15 @@ def test_seeds_are_independent_and_repeatable(run, store, tmp_path, digits):
     Worker(again, CPU).run(toy_job(seed=1), digits)
     path = again.directory(toy_job(seed=1).cell) / CONDENSED
     assert torch.equal(load_artifact(path, digits).container.pixels, pixels[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "objective", "owner"),
+    [
+        ("random", "", ""), ("dsa", "", "dc"), ("hmn", "", "idc"), ("hmn-random", "", "idc"), ("hmn", "dm", "dm"),
+        ("haba", "", "mtt"), ("haba", "idc", "idc"), ("linba", "", "linba"),
+    ],
+)  # fmt: skip
+def test_whose_loop_moved_the_container(method, objective, owner):
+    cell = Cell(method, "digits", 1, 0, "quick", "strict", "float32", 1, {}, objective)
+    assert objective_of(cell) == owner

@@ -192,3 +192,50 @@ def test_markdown_cannot_be_broken_by_names(folder):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
     assert "<i>" not in "\n".join(lines)
     assert markdown("[x](y) <b>") == r"\[x\](y) &lt;b&gt;"
+
+
+def container(name, objective="idc"):
+    return {"method": {"container": name, "objective": objective}}
+
+
+def test_containers_under_one_objective_stand_together(folder):
+    folder.done([0.50], method="idc", extra=container("idc"))
+    folder.done([0.40], method="idc-i", extra=container("pixels"))
+    folder.done([0.45], method="haba", objective="idc", variant="objective=idc", extra=container("haba"))
+    folder.done([0.60], method="haba", extra=container("haba", "mtt"))  # alone under MTT: no table of that
+    folder.done([0.30], method="dm", extra=container("", "dm"))
+    lines = list(csv.DictReader(read(folder, "containers.csv").splitlines()))
+    assert [line["container"] for line in lines] == ["pixels", "idc", "haba"]
+    assert {line["objective"] for line in lines} == {"idc"}
+    text = (folder.store.root / "tables" / "containers.md").read_text()
+    assert "**50.0**" in text and r"\[36.7 <sup>s</sup>\]" in text and r"\[48.5 <sup>s</sup>\]" in text
+    assert "60.0" not in text
+    assert 'id="containers"' in (folder.store.root / "index.html").read_text()
+
+
+def test_published_containers_belong_to_their_own_objective():
+    assert published.lookup_container("hmn", "idc", "CIFAR10", 10).accuracy == 73.7
+    assert published.lookup_container("hmn", "dm", "CIFAR10", 10) is None
+    assert published.lookup_container("hmn", "idc", "", 10) is None
+
+
+def test_one_container_makes_no_table(folder):
+    folder.done([0.50], method="idc", extra=container("idc"))
+    build(folder.store)
+    assert not (folder.store.root / "tables" / "containers.csv").exists()
+    assert 'id="containers"' not in (folder.store.root / "index.html").read_text()
+
+
+def test_pruning_table(folder):
+    notes = {"gipc": 87, "gipc_over": 96, "pruned_per_class": 9, "beta": 0.4, "trainings_for_aum": 1}
+    folder.done(
+        [0.66], method="hmn", extra={"condensation": {"notes": notes | {"trainings_for_beta": 22}}}
+    )
+    plain = {"gipc": 87, "gipc_over": 87, "pruned_per_class": 0}
+    folder.done([0.64], method="hmn-noprune", extra={"condensation": {"notes": plain}})
+    folder.done([0.26], method="dm")
+    hmn, control = csv.DictReader(read(folder, "pruning.csv").splitlines())
+    assert (hmn["method"], hmn["gipc_over"], hmn["gipc"], hmn["beta"]) == ("hmn", "96", "87", "0.4")
+    assert (hmn["trainings_for_beta"], hmn["accuracy"]) == ("22", "66.0")
+    assert (control["method"], control["pruned_per_class"], control["beta"]) == ("hmn-noprune", "0", "")
+    assert 'id="pruning"' in (folder.store.root / "index.html").read_text()
