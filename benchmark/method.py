@@ -162,6 +162,11 @@ class Method:
         return budget.floats
 
     @classmethod
+    def decoded(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
+        """Images the container will decode to, known before anything runs; 0 for the whole training set."""
+        return budget.ipc * spec.classes
+
+    @classmethod
     def work(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> Work:
         """What condensing will cost, for the plan's estimate."""
         return Work()

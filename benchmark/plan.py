@@ -205,7 +205,8 @@ def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     forward = forward_flops("convnet", spec.image_shape, spec.classes)
     work = mover.work(mover.Hyper(**values), spec, budget)
     total = forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
-    images = budget.ipc * spec.classes
+    method = registry.get(cell.method)
+    images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
     for evaluation in job.evaluations:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
         batch = min(recipe.batch, images) if images else recipe.batch

@@ -98,6 +98,8 @@ def _check_condensed(method: type[Method], job: Job, dataset: Dataset, folder: P
         assert container.num_floats == stored, "num_floats is not what is saved"
         announced = method.storage(method.Hyper(**cell.hyper), dataset.spec, budget)
         assert announced == container.num_floats, f"storage() says {announced}, the container {container.num_floats}"
+        expected = method.decoded(method.Hyper(**cell.hyper), dataset.spec, budget)
+        assert expected == container.num_images, f"decoded() says {expected}, the container {container.num_images}"
     images, labels = container.decode()
     assert images.shape == (container.num_images, *dataset.spec.image_shape), f"decoded shape {tuple(images.shape)}"
     assert torch.isfinite(images).all(), "decoded pixels are not all finite"

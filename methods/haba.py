@@ -88,6 +88,11 @@ class HaBa(MTT):
         return cls.layout(hyper, budget).floats
 
     @classmethod
+    def decoded(cls, hyper: HaBaHyper, spec: DatasetSpec, budget: Budget) -> int:
+        layout = cls.layout(hyper, budget)
+        return spec.classes * layout.bases * layout.hallucinators
+
+    @classmethod
     def work(cls, hyper: HaBaHyper, spec: DatasetSpec, budget: Budget) -> Work:
         bases = spec.classes * min(cls.layout(hyper, budget).bases, SYNTHETIC_AT_MOST)
         batch = min(hyper.batch_syn or bases, bases)

@@ -182,6 +182,10 @@ class HMN(IDC):
         return layout_of(hyper).floats(cls.sizes(hyper, spec, budget)[0], spec.classes, spec.image_shape)
 
     @classmethod
+    def decoded(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
+        return spec.classes * cls.sizes(hyper, spec, budget)[0]
+
+    @classmethod
     def work(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
         final, start = cls.sizes(hyper, spec, budget)
         passes, searching, runs = hyper.outer * hyper.passes, 0, 1

@@ -124,6 +124,10 @@ class IDC(Method):
         return 2 if max(spec.height, spec.width) <= 64 else 3
 
     @classmethod
+    def decoded(cls, hyper: IDCHyper, spec: DatasetSpec, budget: Budget) -> int:
+        return budget.ipc * spec.classes * hyper.factor**2
+
+    @classmethod
     def work(cls, hyper: IDCHyper, spec: DatasetSpec, budget: Budget) -> Work:
         passes = hyper.outer * hyper.passes
         synthetic = min(hyper.batch_syn, budget.ipc * hyper.factor**2)

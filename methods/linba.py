@@ -120,6 +120,10 @@ class LinBa(Method):
         return cls.layout(hyper, budget).floats
 
     @classmethod
+    def decoded(cls, hyper: LinBaHyper, spec: DatasetSpec, budget: Budget) -> int:
+        return spec.classes * cls.layout(hyper, budget).per_class
+
+    @classmethod
     def work(cls, hyper: LinBaHyper, spec: DatasetSpec, budget: Budget) -> Work:
         inner = hyper.iterations * hyper.inner_steps * spec.classes * hyper.batch_syn
         return Work(trained=inner + hyper.iterations * spec.classes * hyper.batch_real, matched=inner)
