@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.cells import Job
+from benchmark.claims import LOOK_SECONDS, Claimed, is_free
 from benchmark.data import Dataset
 from benchmark.progress import Display
 from benchmark.run import Stopped
 from benchmark.runtime import Runtime
 from benchmark.store import Store
 from benchmark.worker import Worker, failure_word
+
+ELSEWHERE = "another process is at it; looked at again later"
 
 
 @dataclass
@@ -51,6 +56,25 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
+class Queue:
+    """The jobs that are to be done: those that another process is at come last, when it has left them."""
+
+    def __init__(self, jobs: Sequence[Job], store: Store) -> None:
+        self.store, self.waiting, self.elsewhere = store, deque(jobs), deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.elsewhere)
+
+    def take(self) -> Job | None:
+        """The next job; None where all that are left are done by other processes at this moment."""
+        if self.waiting:
+            return self.waiting.popleft()
+        free = next((job for job in self.elsewhere if is_free(self.store.claim(job.cell))), None)
+        if free is not None:
+            self.elsewhere.remove(free)
+        return free
+
+
 def run_jobs(
     jobs: Sequence[Job],
     load: Callable[[str], Dataset],
@@ -65,16 +89,24 @@ def run_jobs(
     for job in jobs:
         store.announce(job)
     dataset: Dataset | None = None
+    queue = Queue(jobs, store)
     with stop.installed():
-        for job in jobs:
+        while queue:
             if stop():
-                outcome.stopped = outcome.stopped or f"before {job.cell.label}"
+                outcome.stopped = "between two cells"
                 break
+            job = queue.take()
+            if job is None:
+                time.sleep(LOOK_SECONDS)
+                continue
             cell = display.start(job.cell.label)
             try:
                 if dataset is None or dataset.spec.name != job.cell.dataset:
                     dataset = load(job.cell.dataset).to(runtime.device)
                 result = Worker(store, runtime, cache, cell.step, stop).run(job, dataset)
+            except Claimed:
+                queue.elsewhere.append(job)
+                cell.end(ELSEWHERE, final=False)
             except Stopped as error:
                 outcome.stopped = f"{job.cell.label}: {error}"
                 break

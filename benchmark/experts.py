@@ -14,6 +14,7 @@ import re
 import tempfile
 import warnings
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark import networks
+from benchmark import claims, networks
 from benchmark.cells import canonical_json
 from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe
@@ -85,9 +86,11 @@ def trajectories(task: Task, run: Run, count: int, recipe: Recipe) -> Experts:
     From the task's cache as far as they are there. A damaged file is named in a warning and its expert trained again.
     """
     trainer = ExpertTrainer(task, run, recipe)
-    found = [trainer.epochs_stored(expert) for expert in range(count)]
-    for group in trainer.groups([expert for expert in range(count) if found[expert] < recipe.epochs], found):
-        trainer.train(group, max(0, found[group[0]]))
+    lock = task.cache and task.cache / "locks" / f"experts-{trainer.folder.name}.lock"
+    with claims.turn(lock, run.should_stop) if lock else nullcontext():
+        found = [trainer.epochs_stored(expert) for expert in range(count)]
+        for group in trainer.groups([expert for expert in range(count) if found[expert] < recipe.epochs], found):
+            trainer.train(group, max(0, found[group[0]]))
     return Experts(tuple(map(trainer.path, range(count))), recipe.epochs, task.device, trainer.temporary)
 
 

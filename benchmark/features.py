@@ -7,12 +7,13 @@ kept in the cache folder and shared by the cells that need it.
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmark import checkpoint, networks
+from benchmark import checkpoint, claims, networks
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.runtime import derive_seed
@@ -29,18 +30,27 @@ def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
     state = {"parameters": ParameterState(ensemble)}
     header = {"purpose": list(purpose)}
     path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
-    if path and _restored(path, header, state):
-        return embed(ensemble, task)
+    lock = task.cache and task.cache / "locks" / f"features-{seed:016x}.lock"
+    with claims.turn(lock, run.should_stop) if lock else nullcontext():
+        if not (path and _restored(path, header, state)):
+            _train(ensemble, task, run, steps)
+            if path:
+                _keep(path, header, state)
+    return embed(ensemble, task)
+
+
+def _train(ensemble: Ensemble, task: Task, run: Run, steps: int) -> None:
     data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
     training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
     for step in run.loop("features", steps, training=training):
         run.log(loss=training.step(step).mean())
-    if path:
-        try:
-            checkpoint.save_state(path, state, header)
-        except OSError as error:
-            warnings.warn(f"cannot keep the feature network in {path}: {error}", stacklevel=2)
-    return embed(ensemble, task)
+
+
+def _keep(path: Path, header: dict[str, list], state: checkpoint.State) -> None:
+    try:
+        checkpoint.save_state(path, state, header)
+    except OSError as error:
+        warnings.warn(f"cannot keep the feature network in {path}: {error}", stacklevel=2)
 
 
 def _restored(path: Path, header: dict[str, list], state: checkpoint.State) -> bool:

@@ -11,7 +11,6 @@ import contextlib
 import signal
 import time
 import warnings
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
@@ -23,8 +22,9 @@ import torch
 from benchmark import data
 from benchmark.budget import CellError
 from benchmark.cells import Job
+from benchmark.claims import LOOK_SECONDS, Claimed
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.engine import Outcome, StopSignal, summarise
+from benchmark.engine import ELSEWHERE, Outcome, Queue, StopSignal, summarise
 from benchmark.progress import CellProgress, Display
 from benchmark.run import Stopped
 from benchmark.runtime import Precision, Runtime, cores, set_up
@@ -86,7 +86,7 @@ def run_jobs(
     outcome, stop = Outcome(), stop or StopSignal()
     for job in jobs:
         store.announce(job)
-    waiting = deque(jobs)
+    queue = Queue(jobs, store)
     attempts: dict[str, int] = {}
     processes = [Process(chosen) for chosen in settings[: len(jobs)]]
     told = False
@@ -98,11 +98,13 @@ def run_jobs(
                     for process in processes:
                         process.tell_stop()
                 for process in processes:
-                    if not process.job and waiting and not told:
-                        process.give(waiting.popleft(), display)
+                    if not process.job and not told and (job := queue.take()):
+                        process.give(job, display)
                 busy = {process.pipe: process for process in processes if process.job}
                 if not busy:
-                    break
+                    if told or not queue:
+                        break
+                    time.sleep(LOOK_SECONDS)
                 for pipe in connection.wait(list(busy), timeout=0.5):
                     process = busy[pipe]
                     job, progress = process.job, process.progress
@@ -112,7 +114,7 @@ def run_jobs(
                         code = process.replace()
                         attempts[job.cell.key] = attempts.get(job.cell.key, 0) + 1
                         if attempts[job.cell.key] < ATTEMPTS and not told:
-                            waiting.appendleft(job)
+                            queue.waiting.appendleft(job)
                             progress.end(f"its process died (exit code {code}); given to another one", final=False)
                             continue
                         error = ProcessDied(f"the process that ran it ended with exit code {code}; out of memory?")
@@ -129,6 +131,9 @@ def run_jobs(
                     if kind == "done":
                         outcome.done += 1
                         progress.end(content)
+                    elif kind == "claimed":
+                        queue.elsewhere.append(job)
+                        progress.end(ELSEWHERE, final=False)
                     elif kind == "failed":
                         outcome.failed.append((job, content))
                         progress.end(f"failed: {content}")
@@ -229,6 +234,8 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
             if dataset is None or dataset.spec.name != job.cell.dataset:
                 dataset = data.load(job.cell.dataset, settings.data_dir, download=False).to(runtime.device)
             result = worker.run(job, dataset)
+        except Claimed:
+            line.tell("claimed", None)
         except Stopped as error:
             line.tell("stopped", str(error))
         except Exception as error:

@@ -118,6 +118,10 @@ class Store:
     def directory(self, cell: Cell) -> Path:
         return self.runs / cell.directory
 
+    def claim(self, cell: Cell) -> Path:
+        """The file that the process which does a cell holds locked."""
+        return self.root / "locks" / f"{cell.directory}.lock"
+
     def announce(self, job: Job) -> Path:
         """Record that a job was asked for, so that a report shows it as missing until it is done."""
         directory = self.directory(job.cell)

@@ -19,6 +19,7 @@ from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.budget import Budget, CellError, NotFinite
 from benchmark.cells import Cell, Job
+from benchmark.claims import claim
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate, training_set
 from benchmark.method import Method
@@ -44,8 +45,16 @@ class Worker:
     def run(self, job: Job, dataset: Dataset) -> dict[str, Any]:
         """Do what is missing of a job and store its result. `dataset` lies on the runtime's device.
 
-        Raises what the cell raised, after recording it as the cell's failure, and `Stopped` when asked to stop.
+        Raises what the cell raised, after recording it as the cell's failure, `Stopped` when asked to stop, and
+        `Claimed` where another process is at the cell.
         """
+        if not self.store.is_done(job):
+            with claim(self.store.claim(job.cell)):
+                if not self.store.is_done(job):  # by the process that held the claim a moment ago
+                    return self._do(job, dataset)
+        return self.store.result(job.cell)
+
+    def _do(self, job: Job, dataset: Dataset) -> dict[str, Any]:
         try:
             result = self._run(job, dataset)
         except Stopped:

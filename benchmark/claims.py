@@ -1,0 +1,77 @@
+"""Who works on what, among processes that share a folder: locks of the file system, which end with their process.
+
+So several `bench.py` on one results folder share its cells, and cells that want the same experts or the same feature
+network train it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmark.run import Stopped
+
+LOOK_SECONDS = 0.5
+"""Between two attempts to get a lock."""
+
+
+class Claimed(Exception):
+    """Another process is at it."""
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; raises Claimed where another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Claimed(str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds the lock file `path` right now."""
+    if not path.exists():
+        return True
+    try:
+        with claim(path):
+            return True
+    except Claimed:
+        return False
+
+
+@contextmanager
+def turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """As `claim`, but waits for its turn. Raises Stopped where `should_stop` says so while it waits.
+
+    Where the folder takes no lock file there is nothing to keep in it either, and so nobody to wait for.
+    """
+    lock, held = FileLock(path), False
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not (held := acquired(lock)):
+            if should_stop():
+                raise Stopped(f"stopped while another process was at {path.name}")
+    try:
+        yield
+    finally:
+        if held:
+            lock.release()
+
+
+def acquired(lock: FileLock) -> bool:
+    """Whether the lock was got within `LOOK_SECONDS`."""
+    try:
+        lock.acquire(timeout=LOOK_SECONDS)
+    except Timeout:
+        return False
+    return True
