@@ -64,9 +64,18 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
         stubs, ids = (titles.method(method, variant),), {"method": method, "variant": variant}
         lines.append(Line(stubs, ids, tuple(entries), notes.mark(method), rule, tip))
     block = {"schedule": schedule, "protocol": protocol, "network": network}
-    caption = f"Test accuracy (%) of {network or 'an unnamed network'}; {block_text(schedule, protocol)}"
+    caption = f"Test accuracy (%) of {network or 'an unnamed network'}{_length(rows)}; {block_text(schedule, protocol)}"
     ends = tuple(lines), accuracy_legend(rows), tuple(notes.sentences)
     return Table("accuracy", block, caption, ("Method",), columns, *ends)
+
+
+def _length(rows: list[Row]) -> str:
+    """How long the networks of these rows were trained."""
+    steps = [row.evaluation_mean("steps") for row in rows if row.done]
+    steps = sorted({value for value in steps if value is not None})
+    if not steps:
+        return ""
+    return f", trained for {count(steps[0])}{f' to {count(steps[-1])}' if len(steps) > 1 else ''} steps"
 
 
 def dataset_column(dataset: str, ipc: int, titles: Names) -> Column:
