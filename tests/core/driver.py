@@ -1,4 +1,4 @@
-"""`bench.py` with a checkpoint after every step, short evaluations and no report, for tests that kill it.
+"""`bench.py` in one process, saving after every step, with short evaluations and no report, for tests that kill it.
 
 Run as `python -m tests.core.driver ARGUMENTS`. What is computed does not depend on how often it is saved.
 """
@@ -17,7 +17,7 @@ def main() -> int:
     cli.write_report = lambda store, console: 0
     run = worker.Run
     worker.Run = lambda directory, key, seconds, *rest: run(directory, key, SAVE_EVERY_SECONDS, *rest)
-    return cli.main()
+    return cli.main([*sys.argv[1:], "--workers", "1"])  # others would not know these changes
 
 
 if __name__ == "__main__":
