@@ -12,7 +12,7 @@ test: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses auto $(ARGS)
 
 test-long: $(VENV)/installed
-	$(RUN) -m pytest -m long $(ARGS)
+	$(RUN) -m pytest --numprocesses auto -m long $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -50,17 +50,21 @@ def is_free(path: Path) -> bool:
 
 
 @contextmanager
-def turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """As `claim`, but waits for its turn. Raises Stopped where `should_stop` says so while it waits.
+def turn(cache: Path | None, name: str, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Wait for the turn to make `name` in a cache folder. Raises Stopped where `should_stop` says so while it waits.
 
-    Where the folder takes no lock file there is nothing to keep in it either, and so nobody to wait for.
+    Where there is no cache, or one that takes no files, nothing is shared and there is nobody to wait for.
     """
+    if not cache:
+        yield
+        return
+    path = cache / "locks" / f"{name}.lock"
     lock, held = FileLock(path), False
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         while not (held := acquired(lock)):
             if should_stop():
-                raise Stopped(f"stopped while another process was at {path.name}")
+                raise Stopped(f"stopped while another process was at {name}")
     try:
         yield
     finally:

@@ -278,14 +278,12 @@ def run(
     stop, cache = StopSignal(), cache_folder()
     with Display(console, cells=len(jobs)) as display:
         if workers > 1:
+            loaded.clear()  # each process reads its own
             root = store.root.absolute()
-            settings = [
-                pool.Settings(root, data_dir, cache, pool.device_of(index, runtime), runtime.precision, threads)
-                for index in range(workers)
-            ]
+            settings = pool.Settings(root, data_dir, cache, str(runtime.device), runtime.precision, threads)
             cost = {entry.job.cell.key: entry.seconds or 0.0 for entry in entries}
             jobs.sort(key=lambda job: -cost[job.cell.key])  # the longest first, so that all processes end together
-            outcome = pool.run_jobs(jobs, settings, store, display, stop)
+            outcome = pool.run_jobs(jobs, workers, settings, store, display, stop)
         else:
             torch.set_num_threads(threads)
             outcome = run_jobs(jobs, load, store, runtime, cache, display, stop)

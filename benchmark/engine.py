@@ -65,6 +65,10 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.waiting or self.elsewhere)
 
+    def upcoming(self) -> str:
+        """The label of the cell that would come next."""
+        return (self.waiting or self.elsewhere)[0].cell.label
+
     def take(self) -> Job | None:
         """The next job; None where all that are left are done by other processes at this moment."""
         if self.waiting:
@@ -93,7 +97,7 @@ def run_jobs(
     with stop.installed():
         while queue:
             if stop():
-                outcome.stopped = "between two cells"
+                outcome.stopped = f"before {queue.upcoming()}"
                 break
             job = queue.take()
             if job is None:

@@ -14,7 +14,6 @@ import re
 import tempfile
 import warnings
 import zlib
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -86,8 +85,7 @@ def trajectories(task: Task, run: Run, count: int, recipe: Recipe) -> Experts:
     From the task's cache as far as they are there. A damaged file is named in a warning and its expert trained again.
     """
     trainer = ExpertTrainer(task, run, recipe)
-    lock = task.cache and task.cache / "locks" / f"experts-{trainer.folder.name}.lock"
-    with claims.turn(lock, run.should_stop) if lock else nullcontext():
+    with claims.turn(task.cache, f"experts-{trainer.folder.name}", run.should_stop):
         found = [trainer.epochs_stored(expert) for expert in range(count)]
         for group in trainer.groups([expert for expert in range(count) if found[expert] < recipe.epochs], found):
             trainer.train(group, max(0, found[group[0]]))

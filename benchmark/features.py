@@ -7,7 +7,6 @@ kept in the cache folder and shared by the cells that need it.
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,8 +29,7 @@ def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
     state = {"parameters": ParameterState(ensemble)}
     header = {"purpose": list(purpose)}
     path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
-    lock = task.cache and task.cache / "locks" / f"features-{seed:016x}.lock"
-    with claims.turn(lock, run.should_stop) if lock else nullcontext():
+    with claims.turn(task.cache, f"features-{seed:016x}", run.should_stop):
         if not (path and _restored(path, header, state)):
             _train(ensemble, task, run, steps)
             if path:

@@ -37,7 +37,10 @@ def duration(seconds: float) -> str:
 
 
 def print_plan(entries: Sequence[Entry], runtime: Runtime, workers: int, console: Console) -> None:
-    """One line a cell: state, floats, estimated cost; then the totals, shared by `workers` processes."""
+    """One line a cell: state, floats, estimated cost; then the totals.
+
+    The estimate supposes the whole device: processes with a GPU each divide it, processes on one CPU do not.
+    """
     table = Table(box=None, title=f"Plan on {runtime.describe()}", title_justify="left")
     numbers = ("IPC", "seed", "floats", "x budget", "estimate")
     for column in ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", numbers[4]):
@@ -59,7 +62,7 @@ def print_plan(entries: Sequence[Entry], runtime: Runtime, workers: int, console
         )
     console.print(table)
     counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}
-    total = sum(entry.seconds or 0.0 for entry in entries) / workers
+    total = sum(entry.seconds or 0.0 for entry in entries) / (workers if runtime.device.type == "cuda" else 1)
     shared = f" in {workers} processes" if workers > 1 else ""
     cells = ", ".join(f"{count} {state}" for state, count in counts.items())
     console.print(f"{len(entries)} cells: {cells}; estimated {duration(total)}{shared}", highlight=False)

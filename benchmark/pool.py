@@ -11,8 +11,9 @@ import contextlib
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
@@ -72,79 +73,106 @@ def workers_and_threads(
     return workers, 1 if small else max(1, cores() // workers)
 
 
-def device_of(index: int, runtime: Runtime) -> str:
+def device_of(index: int, device: str) -> str:
     """The device of process `index`: where no GPU was named, they take them in turn."""
-    if runtime.device.type == "cuda" and runtime.device.index is None:
-        return f"cuda:{index % torch.cuda.device_count()}"
-    return str(runtime.device)
+    return f"cuda:{index % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def run_jobs(
-    jobs: Sequence[Job], settings: Sequence[Settings], store: Store, display: Display, stop: StopSignal | None = None
+    jobs: Sequence[Job],
+    workers: int,
+    settings: Settings,
+    store: Store,
+    display: Display,
+    stop: StopSignal | None = None,
 ) -> Outcome:
-    """Run every job on one of as many processes as there are settings; a failed job never stops the rest."""
-    outcome, stop = Outcome(), stop or StopSignal()
+    """Run every job on one of `workers` processes; a failed job never stops the rest."""
     for job in jobs:
         store.announce(job)
-    queue = Queue(jobs, store)
-    attempts: dict[str, int] = {}
-    processes = [Process(chosen) for chosen in settings[: len(jobs)]]
-    told = False
+    stop = stop or StopSignal()
+    pool = Pool(jobs, workers, settings, store, display)
     with stop.installed():
         try:
-            while True:
-                if stop() and not told:
-                    told = True
-                    for process in processes:
-                        process.tell_stop()
-                for process in processes:
-                    if not process.job and not told and (job := queue.take()):
-                        process.give(job, display)
-                busy = {process.pipe: process for process in processes if process.job}
-                if not busy:
-                    if told or not queue:
-                        break
-                    time.sleep(LOOK_SECONDS)
-                for pipe in connection.wait(list(busy), timeout=0.5):
-                    process = busy[pipe]
-                    job, progress = process.job, process.progress
-                    try:
-                        kind, content = pipe.recv()
-                    except (EOFError, OSError):
-                        code = process.replace()
-                        attempts[job.cell.key] = attempts.get(job.cell.key, 0) + 1
-                        if attempts[job.cell.key] < ATTEMPTS and not told:
-                            queue.waiting.appendleft(job)
-                            progress.end(f"its process died (exit code {code}); given to another one", final=False)
-                            continue
-                        error = ProcessDied(f"the process that ran it ended with exit code {code}; out of memory?")
-                        with contextlib.suppress(OSError):
-                            store.fail(job.cell, describe_failure(job.cell, error))
-                        kind, content = "failed", f"{error.word}: {error}"
-                    if kind == "step":
-                        progress.step(*content)
-                        continue
-                    if kind == "warning":
-                        warnings.warn(content, stacklevel=1)
-                        continue
-                    process.job = process.progress = None
-                    if kind == "done":
-                        outcome.done += 1
-                        progress.end(content)
-                    elif kind == "claimed":
-                        queue.elsewhere.append(job)
-                        progress.end(ELSEWHERE, final=False)
-                    elif kind == "failed":
-                        outcome.failed.append((job, content))
-                        progress.end(f"failed: {content}")
-                    else:
-                        outcome.stopped = outcome.stopped or f"{job.cell.label}: {content}"
+            pool.run(stop)
         finally:
-            for process in processes:
+            for process in pool.processes:
                 process.end()
-    if told:
-        outcome.stopped = outcome.stopped or "between two cells"
-    return outcome
+    return pool.outcome
+
+
+class Pool:
+    """The processes, the jobs that wait for them, and what became of the others."""
+
+    def __init__(self, jobs: Sequence[Job], workers: int, settings: Settings, store: Store, display: Display) -> None:
+        self.queue, self.store, self.display = Queue(jobs, store), store, display
+        self.outcome = Outcome()
+        self.attempts: Counter[str] = Counter()
+        self.processes = [Process(replace(settings, device=device_of(i, settings.device))) for i in range(workers)]
+
+    def run(self, stop: StopSignal) -> None:
+        """Hand out jobs and hear of them until none is left, or, after a stop, none is under way."""
+        told = False
+        while True:
+            if stop() and not told:
+                told = True
+                for process in self.processes:
+                    process.tell_stop()
+            for process in self.processes:
+                if not (process.job or told) and (job := self.queue.take()):
+                    process.give(job, self.display)
+            busy = {process.pipe: process for process in self.processes if process.job}
+            if not busy and (told or not self.queue):
+                break
+            if not busy:
+                time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
+            for pipe in connection.wait(list(busy), LOOK_SECONDS) if busy else ():
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):
+                    self.bury(busy[pipe], told)
+                else:
+                    self.hear(busy[pipe], *message)
+        if told and self.queue and not self.outcome.stopped:
+            self.outcome.stopped = f"before {self.queue.upcoming()}"
+
+    def hear(self, process: Process, kind: str, content: Any) -> None:
+        """Take up a message of a process."""
+        if kind == "step":
+            process.progress.step(*content)
+            return
+        if kind == "warning":
+            warnings.warn(content, stacklevel=1)
+            return
+        job, progress = process.job, process.progress
+        process.job = process.progress = None
+        if kind == "done":
+            self.outcome.done += 1
+            progress.end(content)
+        elif kind == "claimed":
+            self.queue.elsewhere.append(job)
+            progress.end(ELSEWHERE, final=False)
+        elif kind == "failed":
+            self.outcome.failed.append((job, content))
+            progress.end(f"failed: {content}")
+        else:
+            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: {content}"
+
+    def bury(self, process: Process, stopping: bool) -> None:
+        """Replace a process that died, and give its job to another one unless that was tried."""
+        job, progress = process.job, process.progress
+        code = process.replace()
+        self.attempts[job.cell.key] += 1
+        if stopping:
+            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: its process died (exit code {code})"
+        elif self.attempts[job.cell.key] < ATTEMPTS:
+            self.queue.waiting.appendleft(job)
+            progress.end(f"its process died (exit code {code}); given to another one", final=False)
+        else:
+            error = ProcessDied(f"the process that ran it ended with exit code {code}; out of memory?")
+            with contextlib.suppress(OSError):
+                self.store.fail(job.cell, describe_failure(job.cell, error))
+            self.outcome.failed.append((job, f"{error.word}: {error}"))
+            progress.end(f"failed: {error.word}: {error}")
 
 
 class Process:

@@ -20,7 +20,8 @@ class Display:
         """`cells`: how many will come, if that is known."""
         self.console, self.cells = console, cells
         self.live = console.is_terminal
-        self.started = self.ended = 0
+        self.ended = 0
+        self._numbers: dict[str, int] = {}
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),  # a variant such as [lr_img=2] is no markup
             BarColumn(bar_width=30),
@@ -43,13 +44,12 @@ class Display:
         self.bars.stop()
 
     def start(self, label: str) -> CellProgress:
-        """A cell begins, possibly beside others."""
-        self.started += 1
-        return CellProgress(self, label, f"[{self.started}/{self.cells}]" if self.cells else f"[{self.started}]")
+        """A cell begins, possibly beside others; one that begins again keeps its number."""
+        number = self._numbers.setdefault(label, len(self._numbers) + 1)
+        return CellProgress(self, label, f"[{number}/{self.cells}]" if self.cells else f"[{number}]")
 
     def count_ended(self, final: bool) -> None:
         self.ended += final
-        self.started -= not final
         self.bars.update(self._grid, completed=self.ended)
 
     def print(self, line: str, style: str | None = None) -> None:

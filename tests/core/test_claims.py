@@ -67,12 +67,12 @@ def test_a_claim_is_exclusive_and_ends_with_its_process(tmp_path, holder):
 
 def test_a_turn_is_waited_for_and_heeds_a_stop(tmp_path, holder, monkeypatch):
     monkeypatch.setattr(claims, "LOOK_SECONDS", 0.05)
-    path = tmp_path / "lock"
+    path = tmp_path / "locks" / "it.lock"
     process = holder(path)
-    with pytest.raises(Stopped), claims.turn(path, lambda: True):
+    with pytest.raises(Stopped), claims.turn(tmp_path, "it", lambda: True):
         pass
     threading.Timer(0.3, process.kill).start()
-    with claims.turn(path, lambda: False):
+    with claims.turn(tmp_path, "it", lambda: False):
         assert not claims.is_free(path)
 
 

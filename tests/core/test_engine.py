@@ -63,7 +63,7 @@ def test_everything_asked_for_is_announced_before_anything_runs(go, tmp_path):
     stop = StopSignal()
     stop.name = "SIGTERM"
     outcome, loaded, _ = go([toy_job(seed=seed) for seed in range(3)], stop)
-    assert outcome.stopped == "between two cells"
+    assert outcome.stopped == "before drift digits IPC 1 seed 0"
     assert (outcome.done, loaded, Drift.condensed) == (0, [], 0)
     assert [record.status for record in Store(tmp_path / "results").records()] == ["missing"] * 3
 

@@ -43,10 +43,10 @@ class Meddling(Display):
 @pytest.fixture
 def go(tmp_path):
     def run(jobs, workers=2, meddle=lambda *_: None, stop=None) -> tuple[Outcome, str]:
-        settings = [pool.Settings(tmp_path / "pool", tmp_path, None, "cpu", "float32", 1)] * workers
+        settings = pool.Settings(tmp_path / "pool", tmp_path, None, "cpu", "float32", 1)
         display = Meddling(meddle, len(jobs))
         with display:
-            outcome = pool.run_jobs(jobs, settings, Store(tmp_path / "pool"), display, stop)
+            outcome = pool.run_jobs(jobs, workers, settings, Store(tmp_path / "pool"), display, stop)
         assert multiprocessing.active_children() == []
         return outcome, display.console.file.getvalue()
 
