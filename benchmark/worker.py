@@ -90,7 +90,7 @@ class Worker:
                 "category": method.category,
                 "disclosure": method.disclosure,
                 "container": method.container_row,
-                "objective": objective_of(cell),
+                "objective": objective_of(method),
             },
             "dataset": describe_dataset(dataset),
             "condensation": artifact.card["origin"]["condensation"],
@@ -144,10 +144,9 @@ def build_method(cell: Cell) -> Method:
     return cls(cls.Hyper(**cell.hyper), mover)
 
 
-def objective_of(cell: Cell) -> str:
-    """The method whose loop moved the container (HMN's own is IDC's); empty for a coreset."""
-    moved_by = registry.get(cell.objective or cell.method)
-    owner = next(cls for cls in moved_by.__mro__ if "move" in vars(cls))
+def objective_of(method: type[Method]) -> str:
+    """The method whose loop this one runs where no other is chosen (HMN's is IDC's); empty for a coreset."""
+    owner = next(cls for cls in method.__mro__ if "move" in vars(cls))
     return "" if owner is Method else owner.name
 
 

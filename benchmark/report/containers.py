@@ -16,9 +16,9 @@ def container_tables(rows: list[Row], titles: Names) -> list[Table]:
     """One table per schedule, protocol and objective under which two containers or more were condensed."""
     found: dict[tuple[str, str, str], list[tuple[str, Row]]] = defaultdict(list)
     for row in rows:
-        section = row.observations[0].record.result or {}
-        method = section.get("method") if isinstance(section.get("method"), dict) else {}
-        container, objective = str(method.get("container") or ""), str(method.get("objective") or "")
+        method = titles.methods.get(row.method, {})  # of any of its results, so that failed and missing cells count
+        container = str(method.get("container") or "")
+        objective = str(row.observations[0].record.config.get("objective") or method.get("objective") or "")
         if container and row.ipc:
             published = lookup_container(container, objective, titles.identifier(row.dataset), row.ipc)
             found[row.schedule, row.protocol, objective].append((container, replace(row, published=published)))

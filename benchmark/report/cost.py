@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from benchmark.report.frames import Names, Row
 from benchmark.report.style import dataset_rank, ipc_rank, method_rank
 from benchmark.report.tables import (
@@ -16,6 +14,7 @@ from benchmark.report.tables import (
     blocks,
     count,
     duration,
+    number_entry,
     value_text,
 )
 
@@ -72,25 +71,21 @@ def _entries(row: Row, titles: Names) -> tuple[Entry, ...]:
     if row.status == "missing":
         return (Entry(plain="missing", kind="missing", span=len(COST_COLUMNS), id="status"),)
     return (
-        _number(row.mean("floats")),
-        _number(row.mean("budget_multiple") if row.ipc else None, lambda value: f"{value:.2f}"),
-        _number(row.mean("bytes")),
-        _number(_bits_per_class(row, titles), _whole_number),
-        _number(row.mean("images_per_class")),
-        _number(row.mean("steps")),
-        _number(row.mean("seconds"), duration),
-        _number(row.peak(), _whole_number),
-        _number(row.evaluation_mean("steps")),
-        _number(row.evaluation_mean("epochs"), _whole_number),
-        _number(row.evaluation_mean("images")),
-        _number(row.evaluation_mean("seconds"), duration),
-        _number(row.peak(evaluation=True), _whole_number),
+        number_entry(row.mean("floats")),
+        number_entry(row.mean("budget_multiple") if row.ipc else None, lambda value: f"{value:.2f}"),
+        number_entry(row.mean("bytes")),
+        number_entry(_bits_per_class(row, titles), _whole_number),
+        number_entry(row.mean("images_per_class")),
+        number_entry(row.mean("steps")),
+        number_entry(row.mean("seconds"), duration),
+        number_entry(row.peak(), _whole_number),
+        number_entry(row.evaluation_mean("steps")),
+        number_entry(row.evaluation_mean("epochs"), _whole_number),
+        number_entry(row.evaluation_mean("images")),
+        number_entry(row.evaluation_mean("seconds"), duration),
+        number_entry(row.peak(evaluation=True), _whole_number),
         Entry(row.device) if row.device else Entry(plain="", kind="missing"),
     )
-
-
-def _number(value: float | None, form: Callable[[float], str] = count) -> Entry:
-    return Entry(plain="", kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
 
 
 def _whole_number(value: float) -> str:

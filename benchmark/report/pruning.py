@@ -7,7 +7,7 @@ from typing import Any
 from benchmark.report.accuracy import INTERVALS, accuracy_entry, best_rows
 from benchmark.report.frames import Names, Row
 from benchmark.report.style import dataset_rank, method_rank
-from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count
+from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count, number_entry
 
 COLUMNS = (
     Column("Images per class", "condensed", "gipc_over"),
@@ -55,11 +55,11 @@ def _notes(row: Row) -> dict[str, Any]:
 
 
 def _entries(row: Row, best: set[int]) -> tuple[Entry, ...]:
-    notes, found = _notes(row), []
-    for column in COLUMNS[:-1]:
-        value = row.mean("budget_multiple") if column.id == "budget_multiple" else notes.get(column.id)
-        if not isinstance(value, int | float):
-            found.append(Entry(plain="", kind="missing"))
-        else:
-            found.append(Entry(count(value) if isinstance(value, int) else f"{value:.2f}", plain=f"{value:.10g}"))
-    return *found, accuracy_entry(row, best)
+    values = _notes(row) | {"budget_multiple": row.mean("budget_multiple")}
+    numbers = (values.get(column.id) for column in COLUMNS[:-1])
+    entries = (number_entry(value if isinstance(value, int | float) else None, _form) for value in numbers)
+    return *entries, accuracy_entry(row, best)
+
+
+def _form(value: float) -> str:
+    return count(value) if isinstance(value, int) else f"{value:.2f}"

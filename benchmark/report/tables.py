@@ -6,6 +6,7 @@ format.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,6 +143,11 @@ def plural(word: str, number: float) -> str:
 def count(value: float) -> str:
     """`30,720`, `22.5`."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def number_entry(value: float | None, form: Callable[[float], str] = count) -> Entry:
+    """A number as text and, unrounded, for CSV; an empty place where there is none."""
+    return Entry(plain="", kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
 
 
 def duration(seconds: float) -> str:

@@ -201,7 +201,10 @@ def container(name, objective="idc"):
 def test_containers_under_one_objective_stand_together(folder):
     folder.done([0.50], method="idc", extra=container("idc"))
     folder.done([0.40], method="idc-i", extra=container("pixels"))
-    folder.done([0.45], method="haba", objective="idc", variant="objective=idc", extra=container("haba"))
+    moved = {"objective": "idc", "variant": "objective=idc"}
+    folder.done([0.45], method="haba", extra=container("haba", "mtt"), **moved)
+    folder.failed(method="haba", ipc=10, **moved)
+    folder.missing(method="idc", ipc=10)
     folder.done([0.60], method="haba", extra=container("haba", "mtt"))  # alone under MTT: no table of that
     folder.done([0.30], method="dm", extra=container("", "dm"))
     lines = list(csv.DictReader(read(folder, "containers.csv").splitlines()))
@@ -210,6 +213,7 @@ def test_containers_under_one_objective_stand_together(folder):
     text = (folder.store.root / "tables" / "containers.md").read_text()
     assert "**50.0**" in text and r"\[36.7 <sup>s</sup>\]" in text and r"\[48.5 <sup>s</sup>\]" in text
     assert "60.0" not in text
+    assert "budget too small" in lines_of(text, "| Bases")[0] and "–" in lines_of(text, "| Multi-formation")[0]
     assert 'id="containers"' in (folder.store.root / "index.html").read_text()
 
 
