@@ -32,13 +32,12 @@ from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec, Split
 from benchmark.evaluation import training_set
 from benchmark.method import Schedule, Work
-from benchmark.objectives.gradient_matching import Distance
 from benchmark.optim import RowAdam
 from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
-from methods.idc import IDC
+from methods.idc import IDC, LoopHyper
 
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
 """The class-stratified tenth of TRAIN that scores beta: the same images in every run."""
@@ -50,8 +49,8 @@ DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
 
-@dataclass(frozen=True)
-class HMNHyper:
+@dataclass(frozen=True, kw_only=True)
+class HMNHyper(LoopHyper):
     dataset_channels: int
     """Channels d of the memory all classes share; with k, n and `hidden` from `layout_for`."""
     class_channels: int
@@ -67,37 +66,13 @@ class HMNHyper:
     """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
     """Of the warm start, falling to zero along a cosine."""
-    outer: int = 2000
-    """Networks drawn."""
-    passes: int = 100
-    """Passes over the classes with each network."""
-    n_data: int = 2000
-    """Real images the network is trained on between two passes."""
     lr_img: float = 1e-4
     """Of Adam, on everything the container stores."""
     decay: float = 0.1
     """Factor on the learning rate at 60 % and again at 80 % of the steps."""
     beta1: float = 0.9
     beta2: float = 0.99
-    metric: Distance = "mse"
-    batch_real: int = 64
-    """Real images per class and step."""
-    batch_syn: int = 128
-    """Decoded images per class and step, at most."""
     classes_per_step: int = 10
-    """Classes in one step, in random order where there are more."""
-    step_per_class: bool = False
-    """One step after each class, in their order."""
-    strategy: str = "color_crop_cutout"
-    """DiffAug operations of the matching step."""
-    lr_net: float = 0.01
-    mom_net: float = 0.9
-    wd_net: float = 5e-4
-    batch_net: int = 64
-    strategy_net: str = "color_crop"
-    """DiffAug operations of network training."""
-    cutmix: float = 0.5
-    """Probability that a batch of network training is mixed by CutMix."""
     aum_space: MarginSpace = "logits"
     aum_nets: int = 1
     """Networks whose margins are averaged."""

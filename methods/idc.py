@@ -63,18 +63,16 @@ def joint_momentum(lr: float, momentum: float, steps: float) -> tuple[float, flo
     return lr * (1 - decay) / (1 - momentum), decay
 
 
-@dataclass(frozen=True)
-class IDCHyper:
+@dataclass(frozen=True, kw_only=True)
+class LoopHyper:
+    """What IDC's loop needs to know, whatever it moves."""
+
     outer: int = 2000
     """Networks drawn."""
     passes: int = 100
     """Passes over the classes with each network."""
     n_data: int = 2000
     """Real images the network is trained on between two passes."""
-    factor: int = 2
-    """A stored image holds factor^2 training images."""
-    lr_img: float = BASE_LR
-    mom_img: float = 0.5
     metric: Distance = "mse"
     batch_real: int = 64
     """Real images per class and step."""
@@ -89,14 +87,22 @@ class IDCHyper:
     strategy_net: str = "color_crop"
     """DiffAug operations of network training: those of matching, less the cut-out that CutMix replaces."""
     cutmix: float = 0.5
-    """Probability that a batch of network training (and of the native evaluation) is mixed by CutMix."""
-    init: Literal["mix", "random", "first"] = "mix"
-    """`mix`: every cell shows a random real image; `first`: the same with the first images of each class, as the
-    authors do; `random`: every stored image is a random real one."""
+    """Probability that a batch of network training (and of IDC's native evaluation) is mixed by CutMix."""
     classes_per_step: int = 0
     """Classes in one step, in random order; 0 for all of them together."""
     step_per_class: bool = False
     """One step after each class, in their order: the authors' literal sequence, in place of the joint step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IDCHyper(LoopHyper):
+    factor: int = 2
+    """A stored image holds factor^2 training images."""
+    lr_img: float = BASE_LR
+    mom_img: float = 0.5
+    init: Literal["mix", "random", "first"] = "mix"
+    """`mix`: every cell shows a random real image; `first`: the same with the first images of each class, as the
+    authors do; `random`: every stored image is a random real one."""
 
 
 class IDC(Method):
