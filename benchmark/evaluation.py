@@ -44,11 +44,6 @@ def training_set(container: Container, split: Split) -> TrainingSet:
     return dataclasses.replace(seen, whitening=container.whitening)
 
 
-def split_set(split: Split) -> TrainingSet:
-    """A real split as the network sees it."""
-    return TrainingSet(split.gather, split.labels, tuple(split.images.shape[1:]))
-
-
 def evaluate(
     evaluation: Evaluation,
     data: TrainingSet,
@@ -95,7 +90,7 @@ def evaluate(
     for step in run.loop(phase, training.total_steps, training=training):
         run.log(loss=training.step(step).mean())
     test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)
-    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, split_set(test))
+    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, TrainingSet.real(test))
     entry["seconds"] += run.phases[phase]["seconds"]
     entry["peak_memory_mib"] = runtime.peak_memory_mib()
     return entry

@@ -147,7 +147,7 @@ class ExpertTrainer:
         """Train and store a group, from epoch `begin` of what is stored."""
         task, recipe = self.task, self.recipe
         ensemble = Ensemble(self.network, [derive_seed(self.purpose, expert) for expert in group], task.runtime)
-        data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
+        data = TrainingSet.real(task.train)
         training = Training(ensemble, data, recipe, task.strategy)
         parameters = sum(p[0].numel() for p in ensemble.parameters.values())
         snapshots_EtP = torch.zeros(len(group), recipe.epochs + 1, parameters)

@@ -38,7 +38,7 @@ def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
 
 
 def _train(ensemble: Ensemble, task: Task, run: Run, steps: int) -> None:
-    data = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
+    data = TrainingSet.real(task.train)
     training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
     for step in run.loop("features", steps, training=training):
         run.log(loss=training.step(step).mean())

@@ -98,7 +98,7 @@ def search_beta(
 
     The same initial networks and generators for every beta, so that the comparison is of images, not of luck.
     """
-    judge = TrainingSet(held_out.gather, held_out.labels, images.image_shape)
+    judge = TrainingSet.real(held_out)
     seeds = _seeds(task, nets)
     offsets = torch.arange(task.classes, device=task.device)[:, None] * aum_KG.shape[1]
     scores = {}

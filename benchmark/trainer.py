@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.data import Split
 from benchmark.networks import Network
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
@@ -41,6 +42,11 @@ class TrainingSet:
     @classmethod
     def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> TrainingSet:
         return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]), variants)
+
+    @classmethod
+    def real(cls, split: Split) -> TrainingSet:
+        """A real split as the network sees it."""
+        return cls(split.gather, split.labels, tuple(split.images.shape[1:]))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -172,7 +172,7 @@ class IDC(Method):
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
         objective = GradientMatching(hyper.metric, task.runtime.batched, matched="conv")
-        pool = TrainingSet(task.train.gather, task.train.labels, task.spec.image_shape)
+        pool = TrainingSet.real(task.train)
         network = task.network()
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)
         state = {"container": container, "optimiser": optimiser, "network": network, "trainer": trainer}
