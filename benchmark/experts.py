@@ -97,13 +97,13 @@ class ExpertTrainer:
 
     def __init__(self, task: Task, run: Run, recipe: Recipe) -> None:
         self.task, self.run, self.recipe = task, run, recipe
-        self.network = networks.build("convnet", task.spec.image_shape, task.classes)
+        self.network = networks.build_matching(task.spec.image_shape, task.classes)
         self.purpose = canonical_json({
             "format": FORMAT,
             "images": task.train.fingerprint,
             "whitening": task.train.whitening and task.train.whitening.digest,
             "normalisation": [task.train.mean.tolist(), task.train.std.tolist()],
-            "network": "convnet",
+            "network": ["convnet", [list(p.shape) for p in self.network.parameters()]],
             "recipe": dataclasses.asdict(recipe) | {"epochs": None},
             "strategy": task.strategy,
             "repetition": task.seed,

@@ -86,8 +86,8 @@ class Task:
         return min(len(indices) for indices in self.train.class_indices)
 
     def network(self) -> Network:
-        """A freshly drawn ConvNet for this data set."""
-        network = networks.build("convnet", self.spec.image_shape, self.classes).to(self.device)
+        """A freshly drawn ConvNet to condense images of this data set on."""
+        network = networks.build_matching(self.spec.image_shape, self.classes).to(self.device)
         return networks.initialise_(network, self.generator)
 
     def noise(self, per_class: int) -> Tensor:

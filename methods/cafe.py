@@ -114,7 +114,7 @@ class CAFE(Method):
     category = "candidate"
     Hyper = CAFEHyper
     scaled = ("iterations",)
-    quick = {"iterations": 10}
+    quick = {"iterations": 10, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
     augments = False
 
     @classmethod

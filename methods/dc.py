@@ -31,10 +31,6 @@ from benchmark.trainer import train_epochs
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
 QUICK_STEPS, QUICK_REAL = 40, 64
-TINY_LR = 3e-4
-"""In maps of 2x2 values instance norm divides by next to nothing: on 8x8 digits 60 steps at the published 0.1 blow the
-pixels up (DSA, IPC 1, accuracy on a held-out tenth of train: 18 % at 0.1, 43 % at 0.01, 69 % at 0.001, 73 % at 0.0003,
-and 71 % unmoved)."""
 
 
 def loops(ipc: int) -> tuple[int, int]:
@@ -79,14 +75,13 @@ class DC(Method):
     @classmethod
     def quicken(cls, hyper: DCHyper, spec: DatasetSpec) -> DCHyper:
         """About `QUICK_STEPS` image steps at any IPC on `QUICK_REAL` real images a class, a short inner loop, and a
-        start from real images: from noise so few steps end at chance. Images up to 16 pixels take `TINY_LR`."""
+        start from real images: from noise so few steps end at chance."""
         return dataclasses.replace(
             hyper,
             iterations=max(4, QUICK_STEPS // hyper.outer_loop),
             inner_epochs=min(hyper.inner_epochs, 10),
             batch_real=QUICK_REAL,
             init="real",
-            lr_img=hyper.lr_img if max(spec.height, spec.width) > 16 else TINY_LR,
         )
 
     @classmethod

@@ -43,7 +43,7 @@ class DM(Method):
     name, title, paper = "dm", "DM", "Zhao & Bilen, WACV 2023"
     Hyper = DMHyper
     scaled = ("iterations",)
-    quick = {"iterations": 100}
+    quick = {"iterations": 100, "batch_real": 64}
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:

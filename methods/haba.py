@@ -37,6 +37,7 @@ from benchmark.objectives.supervised_contrastive import supervised_contrastive
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import SYNTHETIC_AT_MOST, Task
+from benchmark.warm_start import fit_images
 from methods.mtt import MTT, Companion, Decode, MTTHyper, row
 
 
@@ -61,6 +62,10 @@ class HaBaHyper(MTTHyper):
     contrast: float = 0.1
     """Weight of the critic's supervised contrastive loss."""
     temperature: float = 0.07
+    warm_start: int = 0
+    """Adam steps of every decoded image towards a real one before the first iteration; 0, as published, starts with the
+    hallucinators as they were drawn, which turn every basis into noise of their own."""
+    warm_lr: float = 0.01
     batch_standardise: Literal["none", "train"] = "none"
     """`train`: every batch has mean 0 and deviation 1 over all of its values, in the experts and in the native training
     (the authors also do so in testing)."""
@@ -72,7 +77,7 @@ class HaBa(MTT):
     name, title, paper = "haba", "HaBa", "Liu et al., NeurIPS 2022"
     category, container_row = "candidate", "haba"
     Hyper = HaBaHyper
-    quick = MTT.quick
+    quick = MTT.quick | {"warm_start": 300}
     cells = MTT.cells | {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),
         ("CIFAR10", 10): row(30, 2, 20, 100.0, 1e-5, 1e-3, zca=True),
@@ -111,6 +116,9 @@ class HaBa(MTT):
         container = Hallucinated.of(layout, self.hyper.activation, task.train.space)
         container.initialise_(self._first_bases(layout.bases, task), task.generator)
         container.whitening, container.learned_lr = task.train.whitening, self.hyper.alpha0
+        if self.hyper.warm_start:
+            optimiser = torch.optim.Adam(container.parameters(), self.hyper.warm_lr)
+            fit_images(container, task.train.gather, optimiser, task, run, self.hyper.warm_start, SYNTHETIC_AT_MOST)
         return container
 
     def _first_bases(self, count: int, task: Task) -> Tensor:

@@ -22,7 +22,6 @@ from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.budget import Budget, BudgetError
@@ -37,6 +36,7 @@ from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measur
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
+from benchmark.warm_start import fit_images
 from methods.idc import IDC, LoopHyper
 
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
@@ -210,30 +210,9 @@ class HMN(IDC):
         sizes = layout.dataset_channels, layout.class_channels, layout.instance_channels, list(layout.hidden)
         container = Hierarchical(task.classes, images, list(task.spec.image_shape), *sizes).to(task.device)
         container.initialise_(task.generator)
-        self.fit_real(container, task, run)
-        return container
-
-    def fit_real(self, container: Hierarchical, task: Task, run: Run) -> None:
-        """Warm start: every image towards a real one of its class, mean squared error of the pixels in [0,1].
-
-        All of them different where the class has so many; otherwise it goes round again.
-        """
-        hyper, images = self.hyper, container.per_class
-        targets_KG = task.start_indices(images)
         optimiser = self.adam(container, hyper.warm_lr)
-        shown = min(images, hyper.batch_syn)
-        steps = hyper.warm_start * math.ceil(images / shown)
-        for step in run.loop("warm start", steps, container=container, optimiser=optimiser):
-            for group in optimiser.param_groups:
-                group["lr"] = hyper.warm_lr * (1 + math.cos(math.pi * step / steps)) / 2
-            keys = torch.rand(targets_KG.shape, generator=task.generator, device=task.device)
-            within_KM = keys.topk(shown, dim=1).indices
-            decoded = container.decode_classes(within_KM).flatten(0, 1)
-            loss = F.mse_loss(decoded, task.train.raw(targets_KG.gather(1, within_KM).flatten()))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            run.log(pixel_error=loss)
+        fit_images(container, task.train.raw, optimiser, task, run, hyper.warm_start, hyper.batch_syn)
+        return container
 
     def adam(self, container: Hierarchical, lr: float) -> torch.optim.Optimizer:
         groups = [{"params": [parameter], "rows": rows} for parameter, rows in container.row_dimensions()]

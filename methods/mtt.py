@@ -12,7 +12,6 @@ Deviations the gradient is exact with the graph of one step alive; the last iter
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -151,14 +150,6 @@ class MTT(Method):
         ("FashionMNIST", 1): row(50, 2, 5, 1000.0, 1e-7, 1e-2),
         ("FashionMNIST", 10): row(60, 2, 15, 1000.0, 1e-5, 1e-2),
     }
-
-    @classmethod
-    def quicken(cls, hyper: MTTHyper, spec: DatasetSpec) -> MTTHyper:
-        """Up to 16 pixels the published lr_img destroys the images within a few steps: instance norm of 2x2 maps makes
-        some pixel gradients hundreds of times the median."""
-        hyper = super().quicken(hyper, spec)
-        tiny = max(spec.height, spec.width) <= 16
-        return dataclasses.replace(hyper, lr_img=min(hyper.lr_img, 0.05)) if tiny else hyper
 
     @classmethod
     def work(cls, hyper: MTTHyper, spec: DatasetSpec, budget: Budget) -> Work:

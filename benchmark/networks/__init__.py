@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.networks.alexnet import AlexNet
 from benchmark.networks.base import ImageShape, Network
-from benchmark.networks.convnet import ConvNet
+from benchmark.networks.convnet import ConvNet, matching_depth
 from benchmark.networks.densenet import DenseNet121
 from benchmark.networks.initialise import initialise_
 from benchmark.networks.resnet import ResNet18
 from benchmark.networks.vgg import VGG
 
-__all__ = ["NAMES", "Network", "build", "describe", "flops_per_image", "initialise_"]
+__all__ = ["NAMES", "Network", "build", "build_matching", "describe", "flops_per_image", "initialise_"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ def build(
         raise ValueError(f"{name} has a fixed depth; only convnet takes one")
     options = {"width": width, "depth": depth}
     return make(image_shape, classes, **{key: value for key, value in options.items() if value is not None})
+
+
+def build_matching(image_shape: ImageShape, classes: int) -> Network:
+    """The ConvNet that images are condensed on: the default one, or a shallower one where images are tiny (see
+    `convnet.matching_depth`). Condensed sets are scored on the default one either way."""
+    return build("convnet", image_shape, classes, depth=matching_depth(tuple(image_shape)))
 
 
 def flops_per_image(network: torch.nn.Module, image_shape: ImageShape) -> int:

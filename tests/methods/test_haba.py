@@ -183,8 +183,12 @@ HYPER = HaBaHyper(
 @pytest.fixture
 def narrow(monkeypatch):
     """Every ConvNet an eighth as wide, the experts' too."""
-    build_network = networks.build
-    monkeypatch.setattr(networks, "build", lambda name, shape, classes, *_: build_network(name, shape, classes, 16))
+    build = networks.build
+
+    def build_narrow(name, shape, classes, *_, depth=None):
+        return build(name, shape, classes, 16, depth)
+
+    monkeypatch.setattr(networks, "build", build_narrow)
 
 
 @pytest.mark.parametrize(
@@ -369,4 +373,4 @@ def test_other_loops_move_it_and_it_moves_other_containers(narrow, tmp_path):
 
 @pytest.mark.parametrize("ipc", [1, 2])
 def test_keeps_the_contract(ipc):
-    check_method(HaBa, ipc=ipc, experts=1, train_epochs=1, expert_epochs=1, batch_real=1024, syn_steps=2)
+    check_method(HaBa, ipc=ipc, experts=1, train_epochs=1, expert_epochs=1, batch_real=1024, syn_steps=2, warm_start=2)

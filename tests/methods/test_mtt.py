@@ -92,12 +92,6 @@ def test_a_short_schedule_limits_where_students_start():
     assert (shortest.starts, shortest.expert_length) == (1, 2)
 
 
-def test_quick_spares_tiny_images():
-    quick = Schedule.parse("quick")
-    rates = {name: MTT.hyper_parameters(data.spec(name, Path()), 1, quick).lr_img for name in ("digits", "svhn")}
-    assert rates == {"digits": 0.05, "svhn": 1000.0}
-
-
 HYPER = MTTHyper(
     iterations=4, syn_steps=3, experts=2, train_epochs=3, expert_epochs=1, max_start_epoch=2, batch_real=8, lr_img=0.05,
     lr_lr=1e-3, alpha0=0.05,
@@ -108,7 +102,11 @@ HYPER = MTTHyper(
 def narrow(monkeypatch):
     """Every ConvNet an eighth as wide, the experts' too."""
     build = networks.build
-    monkeypatch.setattr(networks, "build", lambda name, shape, classes, *_: build(name, shape, classes, 16))
+
+    def build_narrow(name, shape, classes, *_, depth=None):
+        return build(name, shape, classes, 16, depth)
+
+    monkeypatch.setattr(networks, "build", build_narrow)
 
 
 @pytest.mark.parametrize(

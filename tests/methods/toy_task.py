@@ -13,6 +13,7 @@ from benchmark import networks
 from benchmark.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
+from benchmark.networks.convnet import matching_depth
 from benchmark.runtime import Runtime
 from benchmark.task import Task
 
@@ -39,7 +40,9 @@ class NarrowTask(Task):
     """A task whose networks are an eighth as wide."""
 
     def network(self) -> Network:
-        return networks.initialise_(networks.build("convnet", self.spec.image_shape, self.classes, 16), self.generator)
+        shape = self.spec.image_shape
+        network = networks.build("convnet", shape, self.classes, 16, depth=matching_depth(shape))
+        return networks.initialise_(network, self.generator)
 
 
 @contextmanager

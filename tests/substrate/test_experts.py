@@ -42,7 +42,7 @@ def test_a_trajectory_is_plain_sgd_from_initialisation_on(tmp_path):
     task = make_task(tmp_path)
     found = all_weights(trajectories(task, Run(), 2, RECIPE))
     purpose = ExpertTrainer(task, Run(), RECIPE).purpose
-    network = networks.build("convnet", SPEC.image_shape, 3)
+    network = networks.build_matching(SPEC.image_shape, 3)
     for expert in range(2):
         generator = torch.Generator().manual_seed(derive_seed(purpose, expert))
         weights = [flatten(networks.initialise_(network, generator))]

@@ -52,6 +52,15 @@ def test_default_depth(side, depth):
     assert default_depth((3, side, side)) == depth
 
 
+@pytest.mark.parametrize(
+    ("shape", "depth"), [(DIGITS, 2), ((3, 12, 12), 2), ((3, 16, 16), 3), (MNIST, 3), (CIFAR, 3), (TINY, 4)]
+)
+def test_condensing_networks_normalise_no_map_below_4x4(shape, depth):
+    network = networks.build_matching(shape, 10)
+    assert len(network.blocks) == depth
+    assert min(network.stages(torch.randn(1, *shape))[-2].shape[-2:]) >= 4
+
+
 def test_too_deep_a_convnet_is_refused():
     with pytest.raises(ValueError, match="depth of 1 to 3, not 4"):
         networks.build("convnet", DIGITS, 10, depth=4)

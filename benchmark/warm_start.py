@@ -1,0 +1,50 @@
+"""Warm start: decoded images fitted to real ones, for containers that decode to nothing sensible before they are moved.
+
+The pixel error knows nothing of classification; what it gives is a start that is worth about as much as the real images
+it was fitted to. Used where a loop is too short to find images from noise, and disclosed wherever it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.containers import Container
+from benchmark.run import Run
+from benchmark.task import Task
+
+
+def fit_images(
+    container: Container,
+    targets: Callable[[Tensor], Tensor],
+    optimiser: torch.optim.Optimizer,
+    task: Task,
+    run: Run,
+    steps_per_image: int,
+    at_most: int,
+) -> None:
+    """Move every image of the container towards a real one of its class: mean squared error of the pixels.
+
+    All of them are different where the class has so many; otherwise it goes round again. `targets(indices_N)` gives
+    training images [N, C, H, W] in the container's space. Each step shows a random `at_most` images of every class; the
+    learning rate of the fresh `optimiser` falls to zero along a cosine.
+    """
+    targets_KG = task.start_indices(container.per_class)
+    shown = min(container.per_class, at_most)
+    steps = steps_per_image * math.ceil(container.per_class / shown)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for step in run.loop("warm start", steps, container=container, optimiser=optimiser):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        keys = torch.rand(targets_KG.shape, generator=task.generator, device=task.device)
+        within_KM = keys.topk(shown, dim=1).indices
+        decoded = container.decode_classes(within_KM).flatten(0, 1)
+        loss = F.mse_loss(decoded, targets(targets_KG.gather(1, within_KM).flatten()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        run.log(pixel_error=loss)
