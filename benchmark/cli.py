@@ -31,7 +31,7 @@ from benchmark.listing import print_list, print_plan
 from benchmark.method import Schedule
 from benchmark.plan import OBJECTIVE, Entry, Grid, make_plan, parse_overrides
 from benchmark.progress import Display
-from benchmark.runtime import Precision, Runtime, set_up
+from benchmark.runtime import Precision, Runtime, has_fast_bf16, set_up
 from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
 from benchmark.worker import describe_failure
@@ -82,8 +82,10 @@ class Options:
     """Where results are kept; a second run of the same command does only what is missing."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    precision: Precision = "float32"
-    """float32, or reference: the plain eager oracle, one class and one network at a time."""
+    precision: Precision | None = None
+    """float32; bf16: evaluation and other first-order work in bfloat16, gradients that are matched in float32; or
+    reference: the plain eager oracle, one class and one network at a time. Default: bf16 on the quick schedule where
+    the processor has instructions for it, float32 otherwise."""
     config: Path | None = None
     """A TOML file of these options; the command line goes before it."""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -187,15 +189,16 @@ def dispatch(options: Options, console: Console) -> int:
     if options.report:
         return write_report(store, console)
     try:
-        runtime = set_up(options.device, options.precision)
+        runtime = set_up(options.device, options.precision or "float32")
     except ValueError as error:
         raise UsageError(str(error)) from None
     data_dir = (options.data_dir or data_folder()).expanduser()
     if options.evaluate:
         if options.workers:
             raise UsageError("--evaluate scores in this process; leave out --workers")
-        return score(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
-    grid = grid_of(options, data_dir)
+        return score(options.evaluate, grid_of(options, data_dir, runtime), data_dir, runtime, store, console)
+    grid = grid_of(options, data_dir, runtime)
+    runtime = dataclasses.replace(runtime, precision=grid.precision)
     try:
         entries = make_plan(grid, store, runtime)
     except ValueError as error:  # images too small for a network
@@ -208,8 +211,8 @@ def dispatch(options: Options, console: Console) -> int:
     return run(entries, workers, threads, store, runtime, data_dir, console)
 
 
-def grid_of(options: Options, data_dir: Path) -> Grid:
-    """The grid that the options ask for. Raises UsageError for what does not exist."""
+def grid_of(options: Options, data_dir: Path, runtime: Runtime) -> Grid:
+    """The grid that the options ask for on this machine. Raises UsageError for what does not exist."""
     try:
         for option in ("methods", "datasets", "networks", "ipc"):
             if getattr(options, option) == ():
@@ -232,7 +235,7 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
             if wrong:
                 raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0]}")
         specs = [data.spec(name, data_dir) for name in options.datasets]
-        return Grid(
+        grid = Grid(
             rows=tuple(chosen),
             datasets=tuple({spec.name: spec for spec in specs}.values()),
             ipc=tuple(dict.fromkeys(options.ipc)) if options.ipc else None,
@@ -242,9 +245,13 @@ def grid_of(options: Options, data_dir: Path) -> Grid:
             protocols=("unified", "native") if options.protocol == "both" else (options.protocol,),
             networks=tuple(dict.fromkeys(options.networks)),
             budget=options.budget,
-            precision=options.precision,
+            precision=options.precision or "float32",
             overrides=overrides,
         )
+        quick = all(grid.schedule_of(spec).name == "quick" for spec in specs)
+        if options.precision is None and quick and has_fast_bf16(runtime.device):
+            return dataclasses.replace(grid, precision="bf16")
+        return grid
     except DataError:
         raise
     except ValueError as error:

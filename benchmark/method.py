@@ -32,9 +32,9 @@ from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
 
-Category = Literal["method", "reference", "candidate", "variant"]
-"""`method` and `reference` rows are part of `--methods all`. The others run by name only: a `candidate` is complete but
-was not yet seen to keep its gates on real data; a `variant` is a control or a relative of another method."""
+Category = Literal["method", "reference", "variant"]
+"""`method` and `reference` rows are part of `--methods all`; a `variant`, a control or a relative of another method,
+runs by name only."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     cell = job.cell
     name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
     mover = registry.get(name)
-    forward = forward_flops("convnet", spec.image_shape, spec.classes)
+    forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
     work = mover.work(mover.Hyper(**values), spec, budget)
     total = forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
     method = registry.get(cell.method)

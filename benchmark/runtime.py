@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["float32", "reference"]
+Precision = Literal["float32", "bf16", "reference"]
 
 MIB = 2**20
 
@@ -50,8 +50,10 @@ def cores() -> int:
 class Runtime:
     """Where and how to compute.
 
-    precision: `float32` is the default fast path (TF32 convolutions allowed on CUDA); `reference` is the plain eager
-    oracle, one class and one network at a time, TF32 off, that the fast path is held against.
+    precision: `float32` is the fast path (TF32 convolutions allowed on CUDA); `bf16` the same with first-order work
+    (evaluation, experts, margins, networks of an inner loop) in bfloat16 where that is faster, and every gradient that
+    is matched or unrolled in float32; `reference` is the plain eager oracle, one class and one network at a time, TF32
+    off, that the others are held against.
     """
 
     device: torch.device
@@ -88,6 +90,14 @@ class Runtime:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:

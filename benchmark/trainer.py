@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.compiled import first_order_pass
 from benchmark.data import Split
 from benchmark.networks import Network
 from benchmark.recipes import Recipe
@@ -104,9 +105,11 @@ class Training:
             ensemble.parameters.values(), self.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
         self.order_EN = torch.zeros(len(ensemble), self.epoch_length, dtype=torch.int64, device=ensemble.runtime.device)
-        pixels = min(recipe.batch, self.epoch_length) * data.image_shape[1] * data.image_shape[2]
-        runtime = ensemble.runtime
-        self.batched = runtime.batched or (pixels <= SMALL_STEP and runtime.precision != "reference")
+        batch, runtime = min(recipe.batch, self.epoch_length), ensemble.runtime
+        small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP
+        self.batched = runtime.batched or (small and runtime.precision != "reference")
+        shown = 0 if self.batched else batch * self.total_steps
+        self._pass = first_order_pass(ensemble.network, data.image_shape, shown, runtime, bool(recipe.cutmix))
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]
@@ -128,8 +131,8 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * self.recipe.lr_factor(step, self.epoch_length)
         losses_E, gradients = self._gradients(*self._batch(step))
-        for parameter, gradient in zip(self.ensemble.parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
+        for name, parameter in self.ensemble.parameters.items():
+            parameter.grad = gradients[name]
         self.optimiser.step()
         return losses_E
 
@@ -176,27 +179,14 @@ class Training:
 
     def _gradients(
         self, images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [E] and the gradients of every stacked parameter, at once or one network after the other."""
-
-        def loss(
-            parameters: dict[str, Tensor], images: Tensor, labels: Tensor, partners: Tensor, ratio: Tensor
-        ) -> Tensor:
-            logits = self.ensemble.logits(parameters, images)
-            own = F.cross_entropy(logits, labels)
-            return ratio * own + (1 - ratio) * F.cross_entropy(logits, partners) if self.recipe.cutmix else own
-
         if self.batched:
-            stacked = {name: p.detach().requires_grad_() for name, p in self.ensemble.parameters.items()}
-            losses_E = vmap(loss)(stacked, images, labels, partners, ratio)
-            return losses_E.detach(), list(torch.autograd.grad(losses_E.sum(), list(stacked.values())))
-        losses, gradients = [], []
-        for index in range(len(self.ensemble)):
-            own = {name: p.detach().requires_grad_() for name, p in self.ensemble.member(index).items()}
-            value = loss(own, images[index], labels[index], partners[index], ratio[index])
-            gradients.append(torch.autograd.grad(value, list(own.values())))
-            losses.append(value.detach())
-        return torch.stack(losses), [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+            return vmap(self._pass)(self.ensemble.parameters, images, labels, partners, ratio)
+        batches = zip(images, labels, partners, ratio, strict=True)
+        results = [self._pass(self.ensemble.member(index), *batch) for index, batch in enumerate(batches)]
+        gradients = {name: torch.stack([own[name] for _, own in results]) for name in self.ensemble.parameters}
+        return torch.stack([loss for loss, _ in results]), gradients
 
 
 @torch.no_grad()

@@ -111,10 +111,9 @@ class CAFE(Method):
     """Alignment of class means in every layer of networks in training, from noise, without augmentation."""
 
     name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
-    category = "candidate"
     Hyper = CAFEHyper
     scaled = ("iterations",)
-    quick = {"iterations": 10, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
+    quick = {"iterations": 6, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
     augments = False
 
     @classmethod

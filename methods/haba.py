@@ -75,9 +75,11 @@ class HaBa(MTT):
     """Bases seen through shared hallucinators, moved by trajectory matching against an adversarial critic."""
 
     name, title, paper = "haba", "HaBa", "Liu et al., NeurIPS 2022"
-    category, container_row = "candidate", "haba"
+    container_row = "haba"
     Hyper = HaBaHyper
-    quick = MTT.quick | {"warm_start": 300}
+    # The published rates undo the warm start (digits, IPC 1, held-out tenth of train: 78 % before the first iteration,
+    # 45 % after sixty at the published rates and 87 % at these).
+    quick = MTT.quick | {"warm_start": 300, "lr_img": 10.0, "lr_hallucinator": 1.0}
     cells = MTT.cells | {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),
         ("CIFAR10", 10): row(30, 2, 20, 100.0, 1e-5, 1e-3, zca=True),

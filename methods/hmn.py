@@ -9,8 +9,8 @@ Then       condensed with 10 % more storage than the budget; of each class the f
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
            docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
-Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at a hundredth of the recalled learning
-           rate, which undoes that fit; rows of the memories that a step does not show keep value and Adam state
+Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at a third of the recalled learning
+           rate (docs/hmn.md); rows of the memories that a step does not show keep value and Adam state
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class HMNHyper(LoopHyper):
     """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
     """Of the warm start, falling to zero along a cosine."""
-    lr_img: float = 1e-4
+    lr_img: float = 3e-3
     """Of Adam, on everything the container stores."""
     decay: float = 0.1
     """Factor on the learning rate at 60 % and again at 80 % of the steps."""
@@ -92,7 +92,6 @@ class HMN(IDC):
     """Three tiers of memory decoded to images, condensed 10 % over budget and pruned by area under the margin."""
 
     name, title, paper = "hmn", "HMN", "Zheng et al., ECCV 2024"
-    category = "candidate"
     disclosure = "HMN configuration chosen by this suite; the paper's configuration is not public"
     container_row = "hmn"
     Hyper = HMNHyper

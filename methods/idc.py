@@ -100,6 +100,9 @@ class IDCHyper(LoopHyper):
     """A stored image holds factor^2 training images."""
     lr_img: float = BASE_LR
     mom_img: float = 0.5
+    optim_img: Literal["sgd", "adam"] = "sgd"
+    """`adam` for runs too short for the published step size: the loss, and with it its gradient, changes by orders of
+    magnitude while the network is trained."""
     init: Literal["mix", "random", "first"] = "mix"
     """`mix`: every cell shows a random real image; `first`: the same with the first images of each class, as the
     authors do; `random`: every stored image is a random real one."""
@@ -109,11 +112,11 @@ class IDC(Method):
     """Gradient matching of convolution weights, with several small images stored in each one."""
 
     name, title, paper = "idc", "IDC", "Kim et al., ICML 2022"
-    category, container_row = "candidate", "idc"
+    container_row = "idc"
     Hyper = IDCHyper
     cells = SETTINGS
     scaled = ("outer",)
-    quick = {"outer": 10, "passes": 10, "n_data": 256}
+    quick = {"outer": 10, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
@@ -161,6 +164,8 @@ class IDC(Method):
         return MultiFormation.tiled(raw_images(task, indices), factor)
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
+        if self.hyper.optim_img == "adam":
+            return torch.optim.Adam(container.parameters(), self.hyper.lr_img)
         step = 1 if self.hyper.step_per_class else self.hyper.classes_per_step or container.classes
         lr, momentum = joint_momentum(self.hyper.lr_img, self.hyper.mom_img, min(step, container.classes))
         return torch.optim.SGD(container.parameters(), lr, momentum)

@@ -24,7 +24,7 @@ LARGE = 2**18
 def average_pool(maps: Tensor) -> Tensor:
     """2x2 means with stride 2 over the last two dimensions; an odd last row or column is dropped."""
     rows, columns = maps.shape[-2:]
-    if maps.device.type != "cpu":
+    if maps.device.type != "cpu" or torch.compiler.is_compiling():  # what is compiled is fused anyway
         return F.avg_pool2d(maps, 2)
     if max(rows, columns) <= PRODUCT_SIDE:
         pooled = maps.flatten(-2) @ pooling_matrix(rows, columns, maps.dtype)

@@ -26,6 +26,7 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
 from tests.methods.short import short_settings, smallest_ipc
 
 METHODS = sorted(registry.all_methods())
+CHEAP = ("random", "herding", "kcenter", "whole", "dc", "dsa", "dm")
 MOMENT = Evaluation("unified", "convnet", 1, Recipe(steps=2, batch=32), 1.0)
 
 
@@ -80,12 +81,11 @@ def test_every_data_set_has_a_writer():
 
 
 def pairs():
-    """Every method on every data set; those that are not part of `all` on the two large ones only in the long run, and
-    HMN, which decodes many images, on the small ones only."""
+    """Every method on every data set; on the two large ones only the cheap methods outside the long run, and HMN, which
+    decodes many images, on the small ones only."""
     for dataset_name in WRITERS:
         for name in METHODS:
-            apart = registry.get(name).category not in ("method", "reference")
-            large = apart and dataset_name in ("cifar100", "tiny-imagenet")
+            large = name not in CHEAP and dataset_name in ("cifar100", "tiny-imagenet")
             many_images = name.startswith("hmn") and dataset_name not in ("digits", "folder")  # 20 to 40 s each
             marks = [pytest.mark.long] if large or many_images else []
             yield pytest.param(name, dataset_name, marks=marks, id=f"{name}-{dataset_name}")

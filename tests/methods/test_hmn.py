@@ -394,7 +394,7 @@ def test_prunes_to_the_budget_what_double_end_says():
     assert (notes["trainings_for_beta"], notes["trainings_for_aum"]) == (6, 1)
     assert (notes["train_pool"], notes["beta_scored_on"]) == (33, 3)
     assert notes["split"] == "holdout"
-    assert method.category == "candidate"
+    assert method.category == "method"
     record = describe_condensation(container, task, run, task.runtime)
     assert record["images_per_class"] == final
 
@@ -527,7 +527,7 @@ def test_trainings_for_pruning_follow_the_schedule(schedule, ipc, aum, beta):
 def test_disclosed_with_every_row():
     for cls in (HMN, HMNNoPrune, HMNRandom):
         assert cls.disclosure == "HMN configuration chosen by this suite; the paper's configuration is not public"
-    assert [cls.category for cls in (HMN, HMNNoPrune, HMNRandom)] == ["candidate", "variant", "variant"]
+    assert [cls.category for cls in (HMN, HMNNoPrune, HMNRandom)] == ["method", "variant", "variant"]
 
 
 def test_work_counts_images():
