@@ -26,7 +26,7 @@ ROWS = [
 ]
 # Small windows and caps such that networks end either way, and the milestones of the learning rate are passed.
 HYPER = CAFEHyper(
-    iterations=5, lr_img=0.05, batch_real=5, query=5, window=3, lambda1=0.05, lambda2=0.12,
+    iterations=5, lr_img=0.05, batch_real=5, query=5, window=3, lambda1=0.1, lambda2=0.12,
     max_image_steps=4, max_inner_epochs=5, batch_net=4,
 )  # fmt: skip
 

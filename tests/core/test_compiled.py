@@ -1,0 +1,110 @@
+"""The compiled pass against the eager one, and which trainings take it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmark import compiled, networks
+from benchmark.compiled import first_order_pass, has_compiler, loss_and_gradients
+from benchmark.recipes import Recipe
+from benchmark.runtime import Runtime
+from benchmark.trainer import Ensemble, Training, TrainingSet
+
+CPU = torch.device("cpu")
+SHAPE, CLASSES = (3, 16, 16), 3
+EAGER = Runtime(CPU)
+
+
+def network():
+    return networks.build("convnet", SHAPE, CLASSES, width=8)
+
+
+def batch(generator, size, mixed):
+    labels = torch.randint(CLASSES, (size,), generator=generator)
+    kept = torch.rand((), generator=generator) if mixed else torch.ones(())
+    return torch.randn(size, *SHAPE, generator=generator), labels, labels.flip(0), kept
+
+
+@pytest.fixture
+def forgotten():
+    """What was found out about compilers is forgotten, before and after."""
+    has_compiler.cache_clear()
+    yield
+    has_compiler.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What was compiled serves the whole file."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def compiler(forgotten, monkeypatch, folder):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    if not has_compiler():
+        pytest.skip("torch finds no compiler here")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bf16", 0.2)])
+def test_agrees_with_the_eager_pass_for_any_batch(precision, tolerance, compiler, generator):
+    net = network()
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision))
+    assert fast.func is not loss_and_gradients
+    for size in (6, 5, 12):
+        images = batch(generator, size, mixed=False)
+        loss, gradients = fast(parameters, *images)
+        true_loss, true_gradients = loss_and_gradients(net, parameters, *images, mixed=False, half=False)
+        assert loss.item() == pytest.approx(true_loss.item(), rel=tolerance)
+        for name, gradient in gradients.items():
+            if not name.endswith("conv.bias"):  # exactly zero before an instance norm, so all rounding
+                assert gradient.dtype == torch.float32
+                assert (gradient - true_gradients[name]).norm() <= tolerance * true_gradients[name].norm(), name
+
+
+def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):
+    data = TrainingSet.of(torch.randn(20, *SHAPE, generator=generator), torch.arange(20) % CLASSES)
+    recipe = Recipe(steps=10, batch=16, cutmix=0.5)
+    ends = []
+    for worth in (0.0, float("inf")):
+        compiled.WORTH_COMPILING["float32"] = worth
+        training = Training(Ensemble(network(), [1, 2], EAGER), data, recipe, "color_crop")
+        assert not training.batched
+        losses = torch.stack([training.step(step) for step in range(10)])
+        ends.append(losses)
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
+def test_only_long_trainings_are_compiled_whatever_stands_beside_them(monkeypatch):
+    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    flops = 3 * networks.flops_per_image(network(), SHAPE)
+    enough = round(compiled.WORTH_COMPILING["float32"] / flops) + 1
+    assert first_order_pass(network(), SHAPE, enough, EAGER).func is not loss_and_gradients
+    assert first_order_pass(network(), SHAPE, enough - 2, EAGER).func is loss_and_gradients
+    assert first_order_pass(network(), SHAPE, enough, Runtime(CPU, "reference")).func is loss_and_gradients
+    half = first_order_pass(network(), SHAPE, 10, Runtime(CPU, "bf16"))
+    assert half.func is loss_and_gradients
+    assert not half.keywords["half"], "uncompiled bfloat16 is slower than float32 on a CPU"
+    data = TrainingSet.of(torch.zeros(40, *SHAPE), torch.arange(40) % CLASSES)
+    steps = Recipe(steps=enough // 40 + 1, batch=40, augment="none")
+    for seeds, recipe in (([1], steps), ([1, 2, 3], steps)):
+        chosen = Training(Ensemble(network(), seeds, EAGER), data, recipe, "none")._pass
+        assert chosen.func is not loss_and_gradients
+    short = dataclasses.replace(steps, steps=1)
+    assert Training(Ensemble(network(), [1, 2, 3], EAGER), data, short, "none")._pass.func is loss_and_gradients
+
+
+def test_a_machine_without_a_compiler_is_told_once_and_goes_on(forgotten, monkeypatch, generator):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no g++\nin many lines")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    with pytest.warns(UserWarning, match=r"cannot compile here \(RuntimeError: no g\+\+\)"):
+        found = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))
+    again = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))  # a second warning would be an error here
+    assert found.func is again.func is loss_and_gradients
+    assert not found.keywords["half"]
