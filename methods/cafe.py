@@ -113,7 +113,7 @@ class CAFE(Method):
     name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
     Hyper = CAFEHyper
     scaled = ("iterations",)
-    quick = {"iterations": 6, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
+    quick = {"iterations": 5, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
     augments = False
 
     @classmethod

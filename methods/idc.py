@@ -116,7 +116,7 @@ class IDC(Method):
     Hyper = IDCHyper
     cells = SETTINGS
     scaled = ("outer",)
-    quick = {"outer": 10, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
+    quick = {"outer": 7, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class MTT(Method):
     name, title, paper = "mtt", "MTT", "Cazenavette et al., CVPR 2022"
     Hyper = MTTHyper
     scaled = ("iterations", "experts")
-    quick = {"iterations": 40, "syn_steps": 10, "experts": 2, "train_epochs": 6, "batch_real": 64}
+    quick = {"iterations": 30, "syn_steps": 10, "experts": 2, "train_epochs": 6, "batch_real": 64}
     cells = {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),
         ("CIFAR10", 10): row(30, 2, 20, 100.0, 1e-5, 1e-3, zca=True),
