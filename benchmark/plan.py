@@ -19,7 +19,7 @@ from benchmark import networks, registry
 from benchmark.budget import Budget, BudgetError
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Schedule
+from benchmark.method import Method, Schedule, Work
 from benchmark.recipes import Recipe, unified
 from benchmark.registry import Row
 from benchmark.runtime import Precision, Runtime
@@ -202,9 +202,7 @@ def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     cell = job.cell
     name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
     mover = registry.get(name)
-    forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
-    work = mover.work(mover.Hyper(**values), spec, budget)
-    total = forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
+    total = work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
     method = registry.get(cell.method)
     images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
     for evaluation in job.evaluations:
@@ -214,6 +212,12 @@ def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
         network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
         total += evaluation.nets * 3 * network * batch * steps
     return total
+
+
+def work_flops(work: Work, spec: DatasetSpec) -> float:
+    """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
+    forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
+    return forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
 
 
 @cache
