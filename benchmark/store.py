@@ -7,6 +7,7 @@
     runs/<cell>/steps.jsonl             loss and seconds along the way
     runs/<cell>/preview.png             a sheet of the condensed images
     runs/<cell>/checkpoint/             only while running: state that resumes to the same bits
+    speed.json                          what `benchmark.speed` measured last
 
 The store knows files, not methods: what a result means is the reader's business.
 """
@@ -26,6 +27,8 @@ from typing import Any, Literal
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
 
 RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
+SPEED_FORMAT = 1
+"""Of speed.json; raised when its fields change."""
 EVALUATION_FIELDS = ("protocol", "network", "recipe", "factor", "steps", "accuracies", "seconds")
 
 
@@ -82,6 +85,25 @@ def _well_formed_evaluation(entry: Any) -> bool:
         and isinstance(entry["accuracies"], list)
         and all(_is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
         and _is_number(entry["seconds"])
+    )
+
+
+def _well_formed_speed(measured: dict[str, Any]) -> bool:
+    return (
+        measured.get("format") == SPEED_FORMAT
+        and isinstance(measured.get("environment"), dict)
+        and isinstance(measured.get("units"), list)
+        and all(
+            isinstance(unit, dict)
+            and isinstance(unit.get("label"), str)
+            and all(
+                isinstance(unit.get(side), dict)
+                and _is_number(unit[side].get("milliseconds"))
+                and unit[side]["milliseconds"] > 0
+                for side in ("product", "plain")
+            )
+            for unit in measured["units"]
+        )
     )
 
 
@@ -161,6 +183,22 @@ class Store:
         directory = self.directory(cell)
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "failure.json", failure)
+
+    def keep_speed(self, measured: dict[str, Any]) -> Path:
+        """Store what `benchmark.speed` measured, in the place of earlier measurements; returns the file."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / "speed.json"
+        write_json(path, measured)
+        return path
+
+    def speed(self) -> dict[str, Any] | None:
+        """What `benchmark.speed` measured last, or None; a damaged or foreign file is named by a warning."""
+        path = self.root / "speed.json"
+        measured = _read_json(path)
+        if measured is not None and not _well_formed_speed(measured):
+            warnings.warn(f"{path} holds no measurements of this version; it is ignored", stacklevel=2)
+            return None
+        return measured
 
     def records(self) -> list[Record]:
         """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped."""

@@ -22,7 +22,7 @@ def build(store: Store) -> Path:
     An empty store gives a page that says so and a `results.csv` with nothing but its header.
     """
     # Drawing libraries take seconds to import; who only imports the report should not wait for them.
-    from benchmark.report import page, plots
+    from benchmark.report import page, plots, speed
 
     records = frames.readable(store.records())
     titles = frames.names(records)
@@ -43,8 +43,9 @@ def build(store: Store) -> Path:
     for name, blocks in made.items():
         _write_table(folder, name, blocks)
     drawn = plots.draw(main, titles, store.root / "plots")
+    bars = speed.draw(store.speed(), store.root / "plots")
     path = store.root / "index.html"
-    write_atomically(path, page.render(records, rows, titles, made, drawn))
+    write_atomically(path, page.render(records, rows, titles, made, drawn, bars))
     return path
 
 

@@ -59,9 +59,14 @@ class Source:
 
 
 def render(
-    records: list[Record], rows: list[Row], titles: Names, tables: dict[str, list[Table]], plots: list[Plot]
+    records: list[Record],
+    rows: list[Row],
+    titles: Names,
+    tables: dict[str, list[Table]],
+    plots: list[Plot],
+    speed: Plot | None,
 ) -> str:
-    """The page as text."""
+    """The page as text. `speed`: the bars of `benchmark.speed`, where it was run."""
     environment = Environment(
         loader=PackageLoader("benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -73,6 +78,7 @@ def render(
         plots=[
             (titles.dataset(name), list(group)) for name, group in groupby(plots, key=lambda p: p.dataset)
         ],
+        speed=speed,
         sheets=_sheets(rows, titles),
         failures=[_failure(record, titles) for record in records if record.failure],
         sources=_sources(rows, titles),

@@ -51,7 +51,7 @@ def draw(rows: list[Row], titles: Names, folder: Path) -> list[Plot]:
     folder.mkdir(parents=True, exist_ok=True)
     look = looks([(row.method, row.variant) for row in rows])
     plots = []
-    with _theme():
+    with theme():
         for dataset, name in _file_names(rows).items():
             mine = [row for row in rows if row.dataset == dataset and row.done]
             for kind, figure in (
@@ -60,7 +60,7 @@ def draw(rows: list[Row], titles: Names, folder: Path) -> list[Plot]:
                 ("loss", _loss),
             ):
                 if drawn := figure(mine, titles, look):
-                    plots.append(_save(drawn[0], folder, f"{kind}_{name}", kind, dataset, drawn[1]))
+                    plots.append(save(drawn[0], folder, f"{kind}_{name}", kind, dataset, drawn[1]))
     kept = {plot.name for plot in plots}
     for path in folder.iterdir():
         if path.suffix in (".png", ".svg") and path.stem.startswith(KINDS) and path.stem not in kept:
@@ -80,7 +80,8 @@ def _file_names(rows: list[Row]) -> dict[str, str]:
 
 
 @contextmanager
-def _theme() -> Iterator[None]:
+def theme() -> Iterator[None]:
+    """The look of every figure."""
     import matplotlib
     import seaborn
 
@@ -125,7 +126,8 @@ def _panels(
     return figure, axes[:number]
 
 
-def _save(figure: Figure, folder: Path, name: str, kind: str, dataset: str, caption: str) -> Plot:
+def save(figure: Figure, folder: Path, name: str, kind: str, dataset: str, caption: str) -> Plot:
+    """Write a figure as PNG and SVG."""
     files = {}
     for suffix, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
         buffer = io.BytesIO()
