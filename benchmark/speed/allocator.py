@@ -1,0 +1,68 @@
+"""The C library's allocator as a program has it that does not set it up. Without effect where it is not glibc."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+
+from benchmark.runtime import MIB, keep_freed_memory
+
+LARGE = 32 * MIB
+"""What glibc's moving threshold arrives at: tensors from here on come from the system and go back to it."""
+
+
+@contextlib.contextmanager
+def default_allocator() -> Iterator[None]:
+    """As if `keep_freed_memory` had never been called. What it has kept so far stays as it is for afterwards."""
+    libc = glibc()
+    if libc is None:
+        yield
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    libc.mallopt(mmap_threshold, LARGE)
+    libc.mallopt(trim_threshold, 2 * LARGE)
+    libc.mallopt(top_pad, 2**17)
+    taken = take_large_holes(libc)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
+        for address in taken:
+            libc.free(address)
+
+
+def take_large_holes(libc: ctypes.CDLL) -> list[int]:
+    """Allocate what is free in the heap in pieces of `LARGE` and more, without touching it: a large tensor would be put
+    there, and not be asked from the system. Returns what is to be freed."""
+    taken, size = [], 2**34
+    while size >= LARGE:
+        address = libc.malloc(size)
+        if address is None:
+            size //= 2
+        elif ctypes.c_size_t.from_address(address - 8).value & 2:  # from the system: the heap has no such hole
+            libc.free(address)
+            size //= 2
+        else:
+            taken.append(address)
+    return taken
+
+
+def release_free_memory() -> None:
+    """Give the pages of everything that is free back to the system."""
+    if libc := glibc():
+        libc.malloc_trim(0)
+
+
+def glibc() -> ctypes.CDLL | None:
+    """The C library where it is glibc of a 64-bit system."""
+    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_size_t) != 8:
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+        libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
+        return libc if libc.malloc_trim and libc.mallopt else None
+    except (OSError, AttributeError):  # musl and friends
+        return None

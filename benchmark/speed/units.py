@@ -1,0 +1,269 @@
+"""The units of work that are timed: each the product's own path, driven through the method or the trainer itself, with
+the plain reference beside it.
+
+A condensation unit is one step of the method's loop at its published settings, less what is a unit of its own: network
+training between two image steps. What a step costs so depends on the data set's shape and the IPC alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import data, registry
+from benchmark.augment.dsa import strategy_for
+from benchmark.budget import Budget, CellError
+from benchmark.cells import Evaluation
+from benchmark.data import DataError, Dataset, DatasetSpec, Split
+from benchmark.evaluation import evaluate
+from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
+from benchmark.method import Schedule
+from benchmark.networks import Network, flops_per_image
+from benchmark.networks import build as build_network
+from benchmark.plan import work_flops
+from benchmark.recipes import Recipe, unified
+from benchmark.run import Run
+from benchmark.runtime import Runtime, derive_seed
+from benchmark.speed.plain import matching, training, unrolled
+from benchmark.speed.plain.network import Step
+from benchmark.task import Task
+from benchmark.trainer import TrainingSet
+
+PURPOSE = "speed"
+"""What every generator of a measurement is seeded with."""
+
+RANDOM_PER_CLASS = 300
+"""Images of noise in each class where the data set is absent: more than any step draws."""
+
+EXPERT_IMAGES = 1024
+EXPERT_EPOCHS = 50
+STUDENT_IMAGES = 256
+"""Real images that the one expert of a student's path is trained on: one step."""
+
+EVALUATION_STEPS = 2
+
+
+class Unavailable(CellError):
+    """A unit that cannot be measured here; the message says why."""
+
+    word = "not available"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work done in two ways."""
+
+    name: str
+    ipc: int | None
+    title: str
+    phase: str
+    """How the phases of the run are named in which the product does it."""
+    steps: int
+    """Steps of that phase's loop that make one unit."""
+    flops: float | None
+    """Floating-point operations of one unit, counted from its images as the plan counts them."""
+    product: Callable[[Run], Any]
+    """Does the unit again and again, as long as the run's loop goes on."""
+    plain: Step
+    """Does it once."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.title}, IPC {self.ipc}" if self.ipc else self.title
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all units are made of."""
+
+    dataset: Dataset
+    runtime: Runtime
+    cache: Path
+    """Folder for experts."""
+    data_dir: Path | None = None
+    """Where the data set was read; None where its images are noise."""
+    inner_steps: int | None = None
+    """Of the unrolled units; None for each one's own."""
+    experts: int = 1
+    """Trained beside each other in the unit of that name."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        return self.dataset.spec
+
+    def task(self, name: str, ipc: int) -> Task:
+        """A task on the data set; the same random numbers at every call."""
+        budget = Budget(ipc, self.spec.classes, self.spec.image_shape)
+        generator = self.runtime.generator(PURPOSE, name, ipc)
+        return Task(self.spec, self.dataset.train, budget, self.runtime, generator, cache=self.cache)
+
+
+def with_few(task: Task, images: int) -> Task:
+    """The same task on that many of its training images, of all classes in whichever order they lie."""
+    if images >= len(task.train):
+        return task
+    return replace(task, train=task.train.subset(torch.linspace(0, len(task.train) - 1, images).long()))
+
+
+def noise(spec: DatasetSpec, per_class: int = RANDOM_PER_CLASS) -> Dataset:
+    """A data set of that shape without the data."""
+    generator = torch.Generator().manual_seed(derive_seed(PURPOSE, spec.name))
+    count = per_class * spec.classes
+    images = torch.randint(0, 256, (count, *spec.image_shape), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(spec.classes).repeat(per_class)
+    mean, std = (0.5,) * spec.channels, (0.25,) * spec.channels
+    split = Split(images, labels, torch.tensor(mean), torch.tensor(std), spec.classes)
+    return Dataset(spec, split, split, mean, std, tuple(map(str, range(spec.classes))))
+
+
+def dataset_or_noise(name: str, data_dir: Path) -> tuple[Dataset, bool]:
+    """(the data set, whether its images are real). Nothing is downloaded. Raises ValueError for an unknown name."""
+    try:
+        return data.load(name, data_dir, download=False), True
+    except DataError:
+        return noise(data.spec(name, data_dir)), False
+
+
+def names() -> list[str]:
+    return list(_UNITS)
+
+
+def build(name: str, ipc: int, bench: Bench) -> Unit:
+    """A unit by name. Raises CellError where it does not fit the data set or the budget."""
+    return _UNITS[name](name, ipc, bench)
+
+
+def depends_on_ipc(name: str) -> bool:
+    return name not in ("expert", "loading")
+
+
+def _method(
+    plain: Callable[..., Step], settings: Mapping[str, Any], inner: str = "", images: int = sys.maxsize
+) -> Callable[[str, int, Bench], Unit]:
+    """A step of a method's loop on that many training images. `inner` names the field of its inner steps."""
+
+    def build(name: str, ipc: int, bench: Bench) -> Unit:
+        cls, overrides = registry.get(name), dict(settings)
+        if inner and bench.inner_steps:
+            overrides[inner] = bench.inner_steps
+        method = cls(cls.hyper_parameters(bench.spec, ipc, Schedule.parse("paper"), overrides))
+
+        def begin() -> tuple[Any, Any, Task]:
+            task = bench.task(name, ipc)
+            container = method.start(task, Run())
+            return container, method.optimiser(container), with_few(task, images)
+
+        title = f"{cls.title} outer step of {getattr(method.hyper, inner)}" if inner else f"{cls.title} step"
+        return Unit(
+            name, ipc, title, "condense", 1, _step_flops(cls, method.hyper, bench.task(name, ipc)),
+            product=lambda run: method.move(*begin(), run), plain=plain(method, *begin()),
+        )  # fmt: skip
+
+    return build
+
+
+def _step_flops(method: Any, hyper: Any, task: Task) -> float:
+    """Of one step of the loop, without the experts that it needs, on the real images that there are."""
+    largest = max(map(len, task.train.class_indices))
+    once = {name: 0 if name == "experts" else 1 for name in method.scaled}
+    once |= {name: min(getattr(hyper, name), largest) for name in ("batch_real", "query") if hasattr(hyper, name)}
+    return work_flops(method.work(replace(hyper, **once), task.spec, task.budget), task.spec)
+
+
+def _training(
+    name: str,
+    ipc: int | None,
+    title: str,
+    phase: str,
+    steps: int,
+    network: Network,
+    images: TrainingSet,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    spec: DatasetSpec,
+    product: Callable[[Run], Any],
+) -> Unit:
+    """`steps` optimiser steps of one network of that architecture for each seed."""
+    plain = training.PlainTraining(network, seeds, images, recipe, strategy_for(spec.flip))
+    count = itertools.count()
+
+    def once() -> None:
+        for _ in range(steps):
+            plain.step(next(count))
+
+    flops = 3.0 * steps * len(seeds) * min(recipe.batch, len(images)) * flops_per_image(network, spec.image_shape)
+    return Unit(name, ipc, title, phase, steps, flops, product, once)
+
+
+def _expert(name: str, ipc: int, bench: Bench) -> Unit:
+    """An epoch of experts on a part of the training set; the same at every IPC."""
+    task = replace(with_few(bench.task(name, ipc), EXPERT_IMAGES), cache=None)  # or they would be found trained
+    recipe, images = expert_recipe(EXPERT_EPOCHS), TrainingSet.real(task.train)
+    trainer = ExpertTrainer(task, Run(), recipe)
+    seeds = [derive_seed(trainer.purpose, expert) for expert in range(bench.experts)]
+    title = f"epoch of {bench.experts} expert{'s' * (bench.experts > 1)}, {len(images):,} images"
+    return _training(
+        name, None, title, "experts", recipe.steps_per_epoch(len(images)), trainer.network, images, recipe, seeds,
+        bench.spec, lambda run: trajectories(task, run, bench.experts, recipe),
+    )  # fmt: skip
+
+
+def _evaluation(nets: int) -> Callable[[str, int, Bench], Unit]:
+    """The first steps of training `nets` networks on a condensed set by the unified recipe."""
+
+    def build(name: str, ipc: int, bench: Bench) -> Unit:
+        task, recipe = bench.task(name, ipc), unified(ipc)
+        labels = torch.arange(task.classes, device=task.device).repeat_interleave(ipc)
+        images = TrainingSet.of(task.start_images(ipc).flatten(0, 1), labels)
+        few = replace(bench.dataset, test=bench.dataset.test.subset(torch.arange(1)))  # scoring is not timed
+        seeds = [derive_seed(PURPOSE, "evaluate", "convnet", index) for index in range(nets)]
+        title = f"evaluation, {EVALUATION_STEPS} steps of {nets} networks"
+        evaluation = Evaluation("unified", "convnet", nets, recipe, 1.0)
+        network = build_network("convnet", bench.spec.image_shape, bench.spec.classes)
+        return _training(
+            name, ipc, title, "evaluate", EVALUATION_STEPS, network, images, recipe, seeds, bench.spec,
+            lambda run: evaluate(evaluation, images, few, bench.runtime, run, PURPOSE),
+        )  # fmt: skip
+
+    return build
+
+
+def _loading(name: str, ipc: int, bench: Bench) -> Unit:
+    """From the files to a training set on the device; the same at every IPC."""
+    source, device = bench.data_dir, bench.runtime.device
+    if source is None:
+        raise Unavailable(f"{bench.spec.title} is not there to be loaded")
+
+    def product(run: Run) -> None:
+        for _ in run.loop("load", sys.maxsize):
+            data.load(bench.spec.name, source, device, download=False)
+
+    title = f"loading {bench.spec.title}"
+    return Unit(name, None, title, "load", 1, None, product, lambda: training.load(bench.spec.name, source, device))
+
+
+_STUDENT = {"zca": False, "experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "syn_steps": 10}
+
+_UNITS: dict[str, Callable[[str, int, Bench], Unit]] = {
+    "dc": _method(matching.gradient_matching, {"outer_loop": 1}),
+    "dsa": _method(matching.gradient_matching, {"outer_loop": 1}),
+    "dm": _method(matching.distribution_matching, {}),
+    "cafe": _method(matching.feature_alignment, {"max_image_steps": 1}),
+    "idc": _method(matching.multi_formation_matching, {"passes": 1}),
+    "hmn": _method(
+        matching.multi_formation_matching, {"passes": 1, "warm_start": 0, "aum_steps": 0, "beta_steps": 0}
+    ),
+    "expert": _expert,
+    "mtt": _method(unrolled.trajectory_matching, _STUDENT, "syn_steps", STUDENT_IMAGES),
+    "haba": _method(unrolled.trajectory_matching, _STUDENT, "syn_steps", STUDENT_IMAGES),
+    "linba": _method(unrolled.training_matching, {"inner_steps": 20}, "inner_steps"),
+    "evaluation-5": _evaluation(5),
+    "evaluation-20": _evaluation(20),
+    "loading": _loading,
+}
