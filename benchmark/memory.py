@@ -1,0 +1,90 @@
+"""How much memory of a device a cell will need, before anything runs: what a cluster divides its GPUs by.
+
+Nothing but activations is large here, so they are counted: those that autograd keeps of one image, times the images of
+one pass, times what the kind of pass adds. It errs on the high side, because a cell that is given too little dies.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch.func import functional_call
+
+from benchmark import networks, registry
+from benchmark.budget import Budget
+from benchmark.cells import Job
+from benchmark.data import Dataset, DatasetSpec
+from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
+
+CONTEXT = 2**30
+"""Of a process that holds a CUDA context, its kernels and cuDNN's workspace; an allowance, not measured."""
+
+TRAINED = 2.0
+"""Kept activations and their gradients, as a multiple of the former."""
+
+MATCHED = 5.0
+"""The same for a pass whose gradient is differentiated again (7.3 MB an image of 32x32x3 in a ConvNet of width 128, see
+`PIXELS_AT_ONCE`, which keeps 1.6 MB for a plain backward pass)."""
+
+OPTIMISED = 4
+"""Copies of a network's parameters while it is trained: itself, gradients, momentum, and one that is being made."""
+
+
+def predicted_bytes(job: Job, dataset: Dataset) -> int:
+    """Peak bytes of a GPU that condensing and evaluating one cell takes.
+
+    A pass of a condensation is taken to be as large as the substrate allows (`PIXELS_AT_ONCE`; of synthetic images
+    `SYNTHETIC_AT_MOST` a class), unless the training set or the whole cell shows fewer images than that.
+    """
+    cell, spec = job.cell, dataset.spec
+    budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
+    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    mover, method = registry.get(name), registry.get(cell.method)
+    work = mover.work(mover.Hyper(**values), spec, budget)
+    real = min(PIXELS_AT_ONCE / spec.pixels, len(dataset.train))
+    synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
+    seen = max(TRAINED * min(work.trained, real), min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
+    peaks = [seen * kept_bytes("convnet", spec)]
+    images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
+    for evaluation in job.evaluations:
+        batch = min(evaluation.recipe.batch, images) if images else evaluation.recipe.batch
+        one = TRAINED * batch * kept_bytes(evaluation.network, spec)
+        peaks.append(evaluation.nets * (one + OPTIMISED * parameter_bytes(evaluation.network, spec)))
+    data = dataset.train.images.nbytes + dataset.test.images.nbytes
+    return math.ceil(CONTEXT + data + max(peaks))
+
+
+def share(needed: int, available: int) -> float:
+    """The part of a GPU with `available` bytes to ask for, in hundredths; all of it where that is too little, or where
+    nothing is known of it (0)."""
+    return min(1.0, math.ceil(100 * needed / available) / 100) if available else 1.0
+
+
+def parameter_bytes(network: str, spec: DatasetSpec) -> int:
+    return sum(parameter.nbytes for parameter in _parameters(network, spec).values())
+
+
+@cache
+def kept_bytes(network: str, spec: DatasetSpec) -> int:
+    """Bytes of activations that a forward pass keeps for the backward one, per image. Nothing is computed."""
+    parameters = _parameters(network, spec)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        image = torch.empty(1, *spec.image_shape, device="meta")
+        functional_call(networks.build(network, spec.image_shape, spec.classes), parameters, (image,))
+    own = {id(parameter) for parameter in parameters.values()}
+    return sum(tensor.nbytes for tensor in kept.values() if id(tensor) not in own)
+
+
+@cache
+def _parameters(network: str, spec: DatasetSpec) -> dict[str, torch.Tensor]:
+    """On the meta device."""
+    built = networks.build(network, spec.image_shape, spec.classes)
+    return {name: p.detach().to("meta").requires_grad_() for name, p in built.named_parameters()}

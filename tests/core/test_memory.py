@@ -1,0 +1,68 @@
+"""What a cell is predicted to need of a GPU."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import data, memory, networks
+from benchmark.memory import predicted_bytes, share
+from benchmark.testing import short_job
+from methods.dc import DC
+from methods.dm import DM
+from methods.random import Random
+
+CIFAR = data.spec("cifar10", Path())
+
+
+@pytest.fixture
+def like_cifar(digits):
+    """As many images as CIFAR-10 has, of its kind."""
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(50_000, 3, 32, 32)
+    labels, mean, std = torch.zeros(50_000, dtype=torch.int64), torch.zeros(3), torch.ones(3)
+    train = dataclasses.replace(digits.train, images=images, labels=labels, mean=mean, std=std)
+    return dataclasses.replace(digits, spec=CIFAR, train=train)
+
+
+def test_kept_activations_are_what_autograd_keeps():
+    # A ConvNet of width 128 keeps of every block the convolution's input, the normalisation's input and output, and
+    # the rectified output; a larger or deeper network keeps more.
+    side = 128 * 4
+    blocks = (3 * 4 * 1024 + 3 * side * 1024) + (side * 256 + 3 * side * 256) + (side * 64 + 3 * side * 64)
+    kept = memory.kept_bytes("convnet", CIFAR)
+    assert 0.5 * blocks < kept < 1.5 * blocks
+    assert all(memory.kept_bytes(name, CIFAR) > 0.9 * kept for name in networks.NAMES)
+
+
+def test_second_order_takes_more_than_first_and_a_coreset_least(like_cifar):
+    needed = [
+        predicted_bytes(short_job(method, like_cifar, 10, **settings), like_cifar)
+        for method, settings in ((Random, {}), (DM, {"iterations": 1000}), (DC, {"iterations": 1000}))
+    ]
+    assert needed == sorted(needed)
+    assert needed[0] < 2 * 2**30
+    assert needed[2] < 50 * 2**30, "a pass of PIXELS_AT_ONCE takes about 40 GB"
+
+
+def test_it_grows_with_the_networks_trained_at_once(like_cifar):
+    job = short_job(Random, like_cifar, 50)
+    (evaluation,) = job.evaluations
+    sizes = []
+    for network, nets in (("convnet", 1), ("convnet", 10), ("resnet18", 10)):
+        asked = dataclasses.replace(evaluation, network=network, nets=nets)
+        sizes.append(predicted_bytes(dataclasses.replace(job, evaluations=(asked,)), like_cifar))
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_small_images_take_little(digits):
+    assert predicted_bytes(short_job(DC, digits, 10), digits) < 2 * 2**30
+
+
+def test_the_share_of_a_gpu():
+    gib = 2**30
+    assert share(40 * gib, 80 * gib) == 0.5
+    assert share(1, 80 * gib) == 0.01
+    assert share(41 * gib, 80 * gib) == 0.52, "rounded up"
+    assert share(100 * gib, 80 * gib) == 1.0
+    assert share(gib, 0) == 1.0
