@@ -11,7 +11,7 @@ import dataclasses
 import sys
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,11 +20,12 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmark import __version__, data, networks, pool, registry
+from benchmark import __version__, data, networks, plan, pool, registry
 from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError
+from benchmark.cells import Job
 from benchmark.data import DataError, Dataset
-from benchmark.engine import StopSignal, run_jobs
+from benchmark.engine import Outcome, StopSignal, run_jobs
 from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
 from benchmark.listing import print_list, print_plan
@@ -38,6 +39,10 @@ from benchmark.worker import describe_failure
 
 BAD_INPUT = 2
 PLAIN_WIDTH = 140
+
+
+Loaded = dict[str, Dataset]
+Engine = Callable[[list[Job], Loaded, Display, StopSignal], Outcome]
 
 
 class UsageError(ValueError):
@@ -70,6 +75,12 @@ class Options:
     workers: int | None = None
     """Processes that share the cells, each with a GPU or an equal share of the cores. Default: one per core for images
     up to 16 pixels on a CPU, otherwise one."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine; ray: the machines of a Ray cluster (docs/cluster.md). With ray, --workers is the number of
+    cells that may run at once; by default as many as fit."""
+    ray_address: str | None = None
+    """The cluster: auto (the default), which this machine is part of; HOST:PORT; ray://HOST:10001; or local, one for
+    this run alone."""
     budget: Literal["strict", "native"] = "strict"
     """strict: refuse what stores more floats than IPC x classes x pixels; native: the authors' size, named as such."""
     networks: tuple[str, ...] = ("convnet",)
@@ -188,31 +199,88 @@ def dispatch(options: Options, console: Console) -> int:
     store = Store(options.results_dir)
     if options.report:
         return write_report(store, console)
+    data_dir = (options.data_dir or data_folder()).expanduser()
+    if options.ray_address and options.engine != "ray":
+        raise UsageError("--ray-address needs --engine ray")
+    if options.engine == "ray" and not options.evaluate:
+        return run_on_ray(options, grid_of(options, data_dir), store, data_dir, console)
     try:
         runtime = set_up(options.device, options.precision or "float32")
     except ValueError as error:
         raise UsageError(str(error)) from None
-    data_dir = (options.data_dir or data_folder()).expanduser()
     if options.evaluate:
-        if options.workers:
-            raise UsageError("--evaluate scores in this process; leave out --workers")
-        return score(options.evaluate, grid_of(options, data_dir, runtime), data_dir, runtime, store, console)
-    grid = grid_of(options, data_dir, runtime)
-    runtime = dataclasses.replace(runtime, precision=grid.precision)
-    try:
-        entries = make_plan(grid, store, runtime)
-    except ValueError as error:  # images too small for a network
-        raise UsageError(str(error)) from None
+        if options.workers or options.engine != "local":
+            raise UsageError("--evaluate scores in this process; leave out --workers and --engine")
+        return score(options.evaluate, grid_of(options, data_dir), data_dir, runtime, store, console)
+    grid = grid_of(options, data_dir, has_fast_bf16(runtime.device))
+    return run_here(options, grid, dataclasses.replace(runtime, precision=grid.precision), store, data_dir, console)
+
+
+def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_dir: Path, console: Console) -> int:
+    """Plan and run a grid in this process, or in several on this machine."""
+    entries = plan_of(grid, store, lambda: plan.probe_speed(runtime))
     to_do = sum(entry.state == "to do" for entry in entries)
     workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
-    print_plan(entries, runtime, workers, console)
+    print_plan(entries, runtime.describe(), workers, runtime.device.type == "cuda", console)
     if options.plan:
         return 0
-    return run(entries, workers, threads, store, runtime, data_dir, console)
+
+    def alone(jobs: list[Job], loaded: Loaded, display: Display, stop: StopSignal) -> Outcome:
+        torch.set_num_threads(threads)
+        return run_jobs(jobs, loaded.__getitem__, store, runtime, cache_folder(), display, stop)
+
+    def together(jobs: list[Job], loaded: Loaded, display: Display, stop: StopSignal) -> Outcome:
+        loaded.clear()  # each process reads its own
+        root = store.root.absolute()
+        settings = pool.Settings(root, data_dir, cache_folder(), str(runtime.device), runtime.precision, threads)
+        return pool.run_jobs(longest_first(jobs, entries), workers, settings, store, display, stop)
+
+    return run(entries, together if workers > 1 else alone, store, data_dir, console)
 
 
-def grid_of(options: Options, data_dir: Path, runtime: Runtime) -> Grid:
-    """The grid that the options ask for on this machine. Raises UsageError for what does not exist."""
+def run_on_ray(options: Options, grid: Grid, store: Store, data_dir: Path, console: Console) -> int:
+    """Plan and run a grid on a Ray cluster."""
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {options.device}: with --engine ray it is auto, cpu or cuda; Ray chooses which one")
+    try:
+        from benchmark import cluster, ray_engine
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--engine ray needs Ray ({error}); pip install 'condensation-bench[ray]'") from None
+    address = options.ray_address or "auto"
+    try:
+        with cluster.connected(address, options.device, grid.precision, grid.datasets, options.workers) as machines:
+            entries = plan_of(grid, store, machines.speed)
+            print_plan(entries, machines.describe(), machines.at_once, True, console)
+            if options.plan:
+                return 0
+
+            def on_ray(jobs: list[Job], loaded: Loaded, display: Display, stop: StopSignal) -> Outcome:
+                return ray_engine.run_jobs(longest_first(jobs, entries), machines, loaded, store, display, stop)
+
+            return run(entries, on_ray, store, data_dir, console)
+    except cluster.ClusterError as error:
+        raise UsageError(str(error)) from None
+
+
+def longest_first(jobs: list[Job], entries: list[Entry]) -> list[Job]:
+    """So that all who work on them end together."""
+    cost = {entry.job.cell.key: entry.seconds or 0.0 for entry in entries}
+    return sorted(jobs, key=lambda job: -cost[job.cell.key])
+
+
+def plan_of(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
+    try:
+        return make_plan(grid, store, speed)
+    except ValueError as error:  # images too small for a network
+        raise UsageError(str(error)) from None
+
+
+def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
+    """The grid that the options ask for. Raises UsageError for what does not exist.
+
+    fast_bf16: whether what runs it has instructions for bfloat16, which the quick schedule then uses by default. The
+    nodes of a cluster may differ in that, so there the default is always float32.
+    """
     try:
         for option in ("methods", "datasets", "networks", "ipc"):
             if getattr(options, option) == ():
@@ -249,7 +317,7 @@ def grid_of(options: Options, data_dir: Path, runtime: Runtime) -> Grid:
             overrides=overrides,
         )
         quick = all(grid.schedule_of(spec).name == "quick" for spec in specs)
-        if options.precision is None and quick and has_fast_bf16(runtime.device):
+        if options.precision is None and quick and fast_bf16:
             return dataclasses.replace(grid, precision="bf16")
         return grid
     except DataError:
@@ -258,42 +326,18 @@ def grid_of(options: Options, data_dir: Path, runtime: Runtime) -> Grid:
         raise UsageError(str(error)) from None
 
 
-def run(
-    entries: list[Entry],
-    workers: int,
-    threads: int,
-    store: Store,
-    runtime: Runtime,
-    data_dir: Path,
-    console: Console,
-) -> int:
+def run(entries: list[Entry], engine: Engine, store: Store, data_dir: Path, console: Console) -> int:
     """Run what is to do, then write the report."""
-    jobs = [entry.job for entry in entries if entry.state == "to do"]
     blocked = [entry for entry in entries if entry.state == "blocked"]
     for entry in blocked:
         store.announce(entry.job)
         store.fail(entry.job.cell, describe_failure(entry.job.cell, BudgetError(entry.reason)))
-    loaded: dict[str, Dataset] = {}
-
-    def load(name: str) -> Dataset:
-        if name not in loaded:
-            loaded[name] = data.load(name, data_dir)
-        return loaded[name]
-
-    for name in dict.fromkeys(job.cell.dataset for job in jobs):
-        load(name)  # all of them before anything runs: missing data is said now, not hours later
-    stop, cache = StopSignal(), cache_folder()
+    jobs = [entry.job for entry in entries if entry.state == "to do"]
+    # All of them before anything runs: missing data is said now, not hours later.
+    loaded = {name: data.load(name, data_dir) for name in dict.fromkeys(job.cell.dataset for job in jobs)}
+    stop = StopSignal()
     with Display(console, cells=len(jobs)) as display:
-        if workers > 1:
-            loaded.clear()  # each process reads its own
-            root = store.root.absolute()
-            settings = pool.Settings(root, data_dir, cache, str(runtime.device), runtime.precision, threads)
-            cost = {entry.job.cell.key: entry.seconds or 0.0 for entry in entries}
-            jobs.sort(key=lambda job: -cost[job.cell.key])  # the longest first, so that all processes end together
-            outcome = pool.run_jobs(jobs, workers, settings, store, display, stop)
-        else:
-            torch.set_num_threads(threads)
-            outcome = run_jobs(jobs, load, store, runtime, cache, display, stop)
+        outcome = engine(jobs, loaded, display, stop)
     if outcome.stopped:
         console.print(f"stopped ({stop.name}) {outcome.stopped}.\nThe same command goes on from there.", markup=False)
         return 143 if stop.name == "SIGTERM" else 130

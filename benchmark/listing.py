@@ -10,7 +10,6 @@ from rich.table import Table
 
 from benchmark import data, networks, registry
 from benchmark.plan import Entry
-from benchmark.runtime import Runtime
 
 
 def print_list(console: Console) -> None:
@@ -36,12 +35,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def print_plan(entries: Sequence[Entry], runtime: Runtime, workers: int, console: Console) -> None:
+def print_plan(entries: Sequence[Entry], place: str, processes: int, apart: bool, console: Console) -> None:
     """One line a cell: state, floats, estimated cost; then the totals.
 
-    The estimate supposes the whole device: processes with a GPU each divide it, processes on one CPU do not.
+    place: what the cells would run on. apart: whether each of the processes has a device of its own, so that they
+    divide the time; processes on one CPU do not.
     """
-    table = Table(box=None, title=f"Plan on {runtime.describe()}", title_justify="left")
+    table = Table(box=None, title=f"Plan on {place}", title_justify="left")
     numbers = ("IPC", "seed", "floats", "x budget", "estimate")
     for column in ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", numbers[4]):
         table.add_column(column, justify="right" if column in numbers else "left")
@@ -62,7 +62,8 @@ def print_plan(entries: Sequence[Entry], runtime: Runtime, workers: int, console
         )
     console.print(table)
     counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}
-    total = sum(entry.seconds or 0.0 for entry in entries) / (workers if runtime.device.type == "cuda" else 1)
-    shared = f" in {workers} processes" if workers > 1 else ""
+    shared = f" in {processes} processes" if processes > 1 else ""
     cells = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"{len(entries)} cells: {cells}; estimated {duration(total)}{shared}", highlight=False)
+    known = [entry.seconds for entry in entries if entry.seconds is not None]
+    total = duration(sum(known) / (processes if apart else 1)) if known or not counts["to do"] else "at nothing yet"
+    console.print(f"{len(entries)} cells: {cells}; estimated {total}{shared}", highlight=False)

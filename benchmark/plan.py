@@ -7,7 +7,7 @@ import json
 import math
 import time
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -166,11 +166,13 @@ class Entry:
     """Estimated; None where nothing can be said."""
 
 
-def make_plan(grid: Grid, store: Store, runtime: Runtime) -> list[Entry]:
-    """Every job with its state, stored floats and estimated seconds. Reads the store and probes the device for a
-    moment; loads no data and runs nothing."""
+def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
+    """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
+
+    speed: FLOP per second of where the jobs would run, asked once if anything is to do; None where nothing is known.
+    """
     specs = {spec.name: spec for spec in grid.datasets}
-    speed: float | None = None
+    speed = cache(speed)
     entries = []
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
@@ -186,8 +188,7 @@ def make_plan(grid: Grid, store: Store, runtime: Runtime) -> list[Entry]:
         if state == "to do" and store.is_done(job):
             state = "done"
         if state == "to do":
-            speed = speed or probe_speed(runtime)
-            seconds = estimate_flops(spec, budget, job) / speed
+            seconds = estimate_flops(spec, budget, job) / speed() if speed() else None
         entries.append(Entry(job, state, reason, floats, budget, seconds))
     return entries
 

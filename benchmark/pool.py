@@ -59,6 +59,11 @@ class Settings:
     threads: int
 
 
+def is_small(specs: Sequence[DatasetSpec]) -> bool:
+    """Whether all images are so small that a network takes one thread of a CPU."""
+    return all(max(spec.height, spec.width) <= SMALL_IMAGE for spec in specs)
+
+
 def workers_and_threads(
     specs: Sequence[DatasetSpec], jobs: int, runtime: Runtime, wanted: int | None
 ) -> tuple[int, int]:
@@ -68,7 +73,7 @@ def workers_and_threads(
     one thread whatever the number of processes: the last bits of a sum depend on how many threads share it, so that
     such a grid has the same results however it is spread.
     """
-    small = all(max(spec.height, spec.width) <= SMALL_IMAGE for spec in specs) and runtime.device.type == "cpu"
+    small = is_small(specs) and runtime.device.type == "cpu"
     workers = max(1, min(wanted or (cores() if small else 1), jobs))
     return workers, 1 if small else max(1, cores() // workers)
 

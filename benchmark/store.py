@@ -14,6 +14,7 @@ The store knows files, not methods: what a result means is the reader's business
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +27,7 @@ from typing import Any, Literal
 
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
 
+RESULT = "result.json"
 RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
 SPEED_FORMAT = 1
 """Of speed.json; raised when its fields change."""
@@ -154,7 +156,7 @@ class Store:
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell, or None; a damaged or foreign one is named by a warning and counts as none."""
-        path = self.directory(cell) / "result.json"
+        path = self.directory(cell) / RESULT
         result = _read_json(path, "it is ignored and the cell redone")
         if result is not None and not _well_formed(result, cell.key):
             warnings.warn(f"{path} is not a result of this cell; it is ignored and the cell redone", stacklevel=2)
@@ -174,7 +176,7 @@ class Store:
         """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
         directory = self.directory(cell)
         (directory / "failure.json").unlink(missing_ok=True)  # first: a kill in between must not leave both
-        write_json(directory / "result.json", result)
+        write_json(directory / RESULT, result)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         for leftover in directory.glob(".*"):
             leftover.unlink(missing_ok=True)
@@ -200,6 +202,27 @@ class Store:
             return None
         return measured
 
+    def export(self, cell: Cell) -> dict[str, bytes]:
+        """What a cell's folder holds, to go on with elsewhere: contents by path inside it. Not config.json, which
+        `announce` writes, and nothing half-written."""
+        directory, files = self.directory(cell), {}
+        for path in directory.rglob("*"):
+            if path.is_file() and path.name != "config.json" and not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # another process is at the cell
+                    files[path.relative_to(directory).as_posix()] = path.read_bytes()
+        return files
+
+    def adopt(self, cell: Cell, files: dict[str, bytes]) -> None:
+        """Write what `export` gave elsewhere, each file atomically and a result last: then all it speaks of is there.
+        Raises ValueError for a path that leads out of the cell's folder."""
+        directory = self.directory(cell)
+        for name in sorted(files, key=lambda name: name == RESULT):
+            path = directory / name
+            if not path.resolve().is_relative_to(directory.resolve()):
+                raise ValueError(f"{name} leads out of the folder of {cell.label}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, files[name])
+
     def records(self) -> list[Record]:
         """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped."""
         found = []
@@ -208,7 +231,7 @@ class Store:
                 continue
             config = _read_json(directory / "config.json") or {}
             key = str(config.get("key") or directory.name.rpartition("-")[2])
-            result = _read_json(directory / "result.json")
+            result = _read_json(directory / RESULT)
             if result is not None and not _well_formed(result, key):
                 warnings.warn(f"{directory / 'result.json'} is not a result of this cell; ignored", stacklevel=2)
                 result = None

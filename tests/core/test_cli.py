@@ -58,6 +58,11 @@ def planned(monkeypatch):
 WRONG = [
     ("--workers 0", "--workers needs whole numbers of at least 1, not 0"),
     ("--evaluate set.pt --workers 2", "--evaluate scores in this process; leave out --workers"),
+    ("--engine spark", "local.*ray"),
+    ("--ray-address auto", "--ray-address needs --engine ray"),
+    ("--engine ray --device cuda:1", "--device cuda:1: with --engine ray it is auto, cpu or cuda"),
+    ("--engine ray --methods dsaa", "unknown method 'dsaa'; did you mean dsa"),
+    ("--evaluate set.pt --engine ray", "--evaluate scores in this process; leave out --workers and --engine"),
     ("--methods dsaa", "unknown method 'dsaa'; did you mean dsa"),
     ("--methods xyzzy", "known: .*dsa.*herding"),
     ("--methods", "--methods needs at least one value"),
@@ -142,6 +147,17 @@ def test_wrong_calls_of_our_own_are_one_line(bench):
         assert out == ""
         assert len(err.splitlines()) == 1
         assert err.startswith("bench.py: ")
+
+
+def test_ray_is_asked_for_where_it_is_not_installed(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("cluster", "ray_engine"):
+        monkeypatch.delitem(sys.modules, f"benchmark.{name}", raising=False)
+        monkeypatch.delattr(f"benchmark.{name}", raising=False)
+    status, _, err = bench("--engine", "ray")
+    assert status == 2
+    assert "--engine ray needs Ray" in err
+    assert "pip install 'condensation-bench[ray]'" in err
 
 
 def test_a_results_folder_that_cannot_be_written(bench, tmp_path):

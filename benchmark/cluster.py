@@ -1,0 +1,151 @@
+"""A Ray cluster: connecting to it, what its nodes offer, and what a cell takes of that."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from benchmark.cells import Job
+from benchmark.data import Dataset, DatasetSpec
+from benchmark.memory import predicted_bytes, share
+from benchmark.plan import probe_speed
+from benchmark.pool import is_small
+from benchmark.runtime import Precision, set_up
+
+KNOCK_SECONDS = 10
+ANSWER_SECONDS = 30
+"""How long a busy cluster may take to tell about itself before the plan goes without."""
+
+
+class ClusterError(ValueError):
+    """A cluster that is not there, or has not what is asked for; the message says what would do."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What cells take of a cluster that this process is connected to."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    precision: Precision
+    nodes: int
+    cores: int
+    """Of one cell."""
+    slots: int
+    """Cells that run at once where each has its cores and, where GPUs are used, a GPU of its own."""
+    limit: int | None
+    """Cells that may run at once, where the user said so."""
+    gpu_bytes: int = 0
+    """Memory of the smallest GPU; 0 where nothing is known of it."""
+
+    def describe(self) -> str:
+        cell = f"{self.cores} core{'s' if self.cores > 1 else ''}" + (" and a GPU" if self.device == "cuda" else "")
+        return f"a Ray cluster of {self.nodes} node{'s' if self.nodes > 1 else ''}, each cell on {cell} or a part of it"
+
+    @property
+    def at_once(self) -> int:
+        return max(1, min(self.slots, self.limit or self.slots))
+
+    def resources(self, job: Job, dataset: Dataset) -> dict[str, float]:
+        """What the task of a job asks Ray for."""
+        if self.device == "cpu":
+            return {"num_cpus": self.cores}
+        return {"num_cpus": self.cores, "num_gpus": share(predicted_bytes(job, dataset), self.gpu_bytes)}
+
+    def speed(self) -> float | None:
+        """FLOP per second of one cell by itself (see `probe_speed`); None where no node is free to tell."""
+        task = speed_there.options(num_cpus=self.cores, num_gpus=int(self.device == "cuda"))
+        try:
+            return ray.get(task.remote(self.device, self.precision, self.cores), timeout=ANSWER_SECONDS)
+        except (GetTimeoutError, RayError):
+            return None
+
+
+@contextmanager
+def connected(
+    address: str, device: str, precision: Precision, specs: Sequence[DatasetSpec], wanted: int | None
+) -> Iterator[Cluster]:
+    """Connect to the cluster at `address` (`auto`: the one this machine is part of; `local`: one for this run alone).
+
+    device: `cpu`, `cuda`, or `auto`, which is `cuda` where any node has a GPU. Raises ClusterError.
+    """
+    try:
+        knock(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"--ray-address {address}: {reason} docs/cluster.md says how to start a cluster") from None
+    try:
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        cluster = survey(list(nodes.values()), device, precision, specs, wanted)
+        if cluster.device == "cuda":
+            smallest = smallest_gpu([node for node, resources in nodes.items() if resources.get("GPU")])
+            cluster = replace(cluster, gpu_bytes=smallest)
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT: Ray itself tries for minutes before it says so."""
+    host, colon, port = address.rpartition("/")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+
+
+def survey(
+    nodes: Sequence[dict[str, float]],
+    device: str,
+    precision: Precision,
+    specs: Sequence[DatasetSpec],
+    wanted: int | None,
+) -> Cluster:
+    """What cells take of a cluster whose nodes have these resources (`CPU`, `GPU`), by their number.
+
+    Small images take one core, as on one machine, so that their results are the same bits; so do cells with a GPU.
+    Other cells take a whole node, the smallest, or an equal share of all cores where `wanted` run at once.
+    """
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    device = ("cuda" if gpus else "cpu") if device == "auto" else device
+    if not cpus or (device == "cuda" and not gpus):
+        raise ClusterError(f"no node of the Ray cluster offers a {'GPU' if cpus else 'processor core'}")
+    cores = 1
+    if device == "cpu" and not is_small(specs):
+        cores = max(1, min(*cpus, sum(cpus) // (wanted or 1)))
+    slots = gpus if device == "cuda" else sum(count // cores for count in cpus)
+    return Cluster(device, precision, len(nodes), cores, slots, wanted)
+
+
+def smallest_gpu(nodes: Sequence[str]) -> int:
+    """Bytes of the smallest GPU of these nodes; 0 where none is free to tell."""
+    asked = [
+        gpu_bytes_there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in nodes
+    ]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)
+    sizes = []
+    for answer in answered:
+        try:
+            sizes.append(ray.get(answer))
+        except RayError:  # the node died, or its GPU does not work: cells there will say so
+            continue
+    return min(sizes, default=0)
+
+
+@ray.remote(num_cpus=0, num_gpus=0.001)
+def gpu_bytes_there() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+@ray.remote
+def speed_there(device: str, precision: Precision, threads: int) -> float:
+    return probe_speed(set_up(device, precision, threads))
