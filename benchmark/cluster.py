@@ -47,8 +47,8 @@ class Cluster:
     """Memory of the smallest GPU; 0 where nothing is known of it."""
 
     def describe(self) -> str:
-        cell = f"{self.cores} core{'s' if self.cores > 1 else ''}" + (" and a GPU" if self.device == "cuda" else "")
-        return f"a Ray cluster of {self.nodes} node{'s' if self.nodes > 1 else ''}, each cell on {cell} or a part of it"
+        part = " and a GPU or a part of one" if self.device == "cuda" else ""
+        return f"a Ray cluster, nodes: {self.nodes}; cores of a cell: {self.cores}{part}"
 
     @property
     def at_once(self) -> int:
@@ -82,7 +82,7 @@ def connected(
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"--ray-address {address}: {reason} docs/cluster.md says how to start a cluster") from None
+        raise ClusterError(f"--ray-address {address}: {reason} (docs/cluster.md: how to start a cluster)") from None
     try:
         nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         cluster = survey(list(nodes.values()), device, precision, specs, wanted)
@@ -95,10 +95,13 @@ def connected(
 
 
 def knock(address: str) -> None:
-    """Raises OSError where nothing listens at HOST:PORT: Ray itself tries for minutes before it says so."""
-    host, colon, port = address.rpartition("/")[2].rpartition(":")
-    if colon:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    """Raises OSError where nothing listens at the address, which Ray says after minutes only; ValueError for none."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("this is no address; write auto, local, HOST:PORT or ray://HOST:10001")
+    socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def survey(
