@@ -1,7 +1,7 @@
 """The command line: arguments to a grid, the grid to a plan, the plan to a run and a report.
 
 Exit status: 0 all requested cells are done; 1 some cell failed; 2 bad arguments or missing data (one message that names
-the mend); 130 or 143 stopped by a signal, to be gone on with by the same command.
+the mend); 130 or 143 stopped by a signal, or 1 by the loss of a cluster, to be gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -339,8 +339,9 @@ def run(entries: list[Entry], engine: Engine, store: Store, data_dir: Path, cons
     with Display(console, cells=len(jobs)) as display:
         outcome = engine(jobs, loaded, display, stop)
     if outcome.stopped:
-        console.print(f"stopped ({stop.name}) {outcome.stopped}.\nThe same command goes on from there.", markup=False)
-        return 143 if stop.name == "SIGTERM" else 130
+        why = f"({stop.name}) " if stop.name else ""
+        console.print(f"stopped {why}{outcome.stopped}.\nThe same command goes on from there.", markup=False)
+        return {"SIGINT": 130, "SIGTERM": 143}.get(stop.name, 1)
     write_report(store, console)
     failed = [*outcome.failed, *((entry.job, entry.reason) for entry in blocked)]
     for job, reason in failed:

@@ -88,7 +88,10 @@ def run_jobs(
     with probe(store) as path, stop.installed():
         settings = Settings(store.root.absolute(), path, cluster.device, cluster.precision, cluster.cores)
         tasks = Tasks(jobs, cluster, settings, loaded, store, display)
-        tasks.run(stop)
+        try:
+            tasks.run(stop)
+        except RayError as error:  # with the driver's own node or the head everything is lost but what is stored
+            tasks.outcome.stopped = f"because the cluster was lost: {str(error).splitlines()[0]}"
     return tasks.outcome
 
 

@@ -50,6 +50,7 @@ def machines(tmp_path_factory):
         patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("nodes") / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_agent_register_timeout_ms", "100000")
+        patch.setenv("RAY_health_check_failure_threshold", "100")  # a busy machine is not dead
         whole = cluster_utils.Cluster()
         whole.cache = Path(os.environ["CONDENSE_CACHE"])
         try:
@@ -168,7 +169,7 @@ def test_the_same_bits_on_two_nodes(go, digits, tmp_path):
 
 @pytest.mark.long
 def test_a_killed_process_and_a_killed_node_lose_nothing(go, machines, digits, tmp_path):
-    jobs = jobs_of(digits, DM, DM, Random, iterations=120)
+    jobs = jobs_of(digits, DM, DM, iterations=60)
 
     def end_a_node(label):
         machines.remove_node(machines.workers.pop(), allow_graceful=False)
@@ -178,7 +179,7 @@ def test_a_killed_process_and_a_killed_node_lose_nothing(go, machines, digits, t
         outcome, printed = go(jobs, once("condense", lambda label: deaths.pop(0)(label), times=2))
     finally:
         machines.workers += [add_node(machines, 1) for _ in range(2 - len(machines.workers))]
-    assert (outcome.done, outcome.failed, deaths) == (3, [], [])
+    assert (outcome.done, outcome.failed, deaths) == (2, [], [])
     assert printed.count(" died; given to another one") >= 2
     same_as_alone(jobs, digits, tmp_path)
 
