@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
-from torch import Tensor
 
-from benchmark import containers
+from benchmark import containers, tensor_file
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
@@ -61,7 +60,7 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
         tensors["labels"] = container.labels.cpu()
     if container.whitening:
         tensors |= {ZCA_PREFIX + name: getattr(container.whitening, name).contiguous().cpu() for name in ZCA_TENSORS}
-    write_atomically(path, save(tensors, {"card": json.dumps(card)}))
+    write_atomically(path, save(tensors, tensor_file.sealed(tensors, {"card": json.dumps(card)})))
 
 
 def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cpu") -> Artifact:
@@ -70,9 +69,8 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
     Raises ArtifactError for a damaged or foreign file, or one that does not fit the data set.
     """
     try:
-        with safe_open(path, "pt") as file:
-            card = json.loads((file.metadata() or {})["card"])
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        tensors, texts = tensor_file.read(path)
+        card = json.loads(texts["card"])
         if card["format"] != FORMAT:
             raise ArtifactError(f"{path}: format {card['format']}; this version reads format {FORMAT}")
         if (len(card["classes"]), tuple(card["image_shape"])) != (dataset.spec.classes, dataset.spec.image_shape):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmark import tensor_file
 from benchmark.store import write_atomically
 
 State = dict[str, Any]
@@ -68,9 +69,9 @@ def save_state(path: Path, state: State, header: dict[str, Any]) -> None:
     """Write a state atomically; `header` is small JSON that says what it belongs to."""
     tensors: dict[str, Tensor] = {}
     tree = _flatten({name: _capture(value) for name, value in state.items()}, tensors)
-    metadata = {"header": json.dumps(header), "tree": json.dumps(tree)}
+    texts = {"header": json.dumps(header), "tree": json.dumps(tree)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, metadata))
+    write_atomically(path, save(tensors, tensor_file.sealed(tensors, texts)))
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
@@ -94,9 +95,8 @@ def load_state(path: Path, state: State) -> None:
     before: dict[str, Tensor] = {}
     own = _flatten({name: _capture(value) for name, value in state.items()}, before)
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            saved = _unflatten(json.loads(file.metadata()["tree"]), tensors)
+        tensors, texts = tensor_file.read(path)
+        saved = _unflatten(json.loads(texts["tree"]), tensors)
         for name, target in state.items():
             _restore(target, saved[name])
     except Exception as error:  # damage surfaces as whatever an object's loader stumbled over

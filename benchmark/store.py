@@ -21,12 +21,14 @@ import os
 import shutil
 import tempfile
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
+from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job, canonical_json
 
+CHECKSUM = "checksum"
 RESULT = "result.json"
 RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
 SPEED_FORMAT = 1
@@ -54,19 +56,32 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """An object with the checksum that tells a measured digit from a flipped one once it is read."""
+    as_read = json.loads(json.dumps(value, allow_nan=False))
+    return value | {CHECKSUM: _checksum(as_read)}
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return f"{zlib.crc32(canonical_json(value).encode()):08x}"
+
+
 def _read_json(path: Path, consequence: str = "it is ignored") -> dict[str, Any] | None:
-    """The object in a JSON file; None where the file is absent or holds no object (said once, by a warning)."""
+    """The object in a JSON file, without its checksum if it has one; None where the file is absent or is not what was
+    written (said once, by a warning)."""
     try:
         value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        stored = value.pop(CHECKSUM, None)
+        if stored is not None and stored != _checksum(value):
+            raise ValueError("its contents do not match their checksum")
+        return value
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         warnings.warn(f"{path} is damaged ({error}); {consequence}", stacklevel=3)
         return None
-    if not isinstance(value, dict):
-        warnings.warn(f"{path} is damaged (not an object); {consequence}", stacklevel=3)
-        return None
-    return value
 
 
 def _well_formed(result: dict[str, Any], key: str) -> bool:
@@ -176,7 +191,7 @@ class Store:
         """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
         directory = self.directory(cell)
         (directory / "failure.json").unlink(missing_ok=True)  # first: a kill in between must not leave both
-        write_json(directory / RESULT, result)
+        write_json(directory / RESULT, sealed(result))
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         for leftover in directory.glob(".*"):
             leftover.unlink(missing_ok=True)

@@ -5,10 +5,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark import tensor_file
 from benchmark.folders import cache_folder
 
 _log = logging.getLogger(__name__)
@@ -18,11 +19,11 @@ def load(name: str, key: str, beside: Path) -> dict[str, Tensor] | None:
     """The tensors stored as `name` for `key`, or None if there are none, they are out of date, or damaged."""
     for path in _places(name, beside):
         try:
-            with safe_open(path, framework="pt") as stored:
-                if (stored.metadata() or {}).get("key") == key:
-                    return {tensor: stored.get_tensor(tensor) for tensor in stored.keys()}
-        except (OSError, SafetensorError):
+            tensors, texts = tensor_file.read(path)
+        except (OSError, SafetensorError, tensor_file.DamagedFile):
             continue  # absent or damaged: either way the caller decodes again and stores anew
+        if texts.get("key") == key:
+            return tensors
     return None
 
 
@@ -35,7 +36,7 @@ def store(name: str, key: str, beside: Path, tensors: dict[str, Tensor]) -> None
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"key": key})
+            save_file(tensors, temporary, metadata=tensor_file.sealed(tensors, {"key": key}))
             temporary.replace(path)
             return
         except (OSError, SafetensorError) as error:

@@ -3,12 +3,13 @@
 import json
 import os
 import threading
+import warnings
 
 import pytest
 
 from benchmark.cells import RESULT_FORMAT, Evaluation
 from benchmark.recipes import Recipe
-from benchmark.store import Store, holds, same_training, write_atomically, write_json
+from benchmark.store import CHECKSUM, Store, holds, same_training, write_atomically, write_json
 from tests.core.toys import SHORT, toy_job
 
 
@@ -144,6 +145,23 @@ def test_a_result_of_something_else_is_named_and_redone(store, job, change):
     with pytest.warns(UserWarning, match=f"{path} is not a result of this cell"):
         (record,) = store.records()
     assert record.result is None
+
+
+def test_no_flipped_bit_in_a_result_goes_unnoticed(store, job):
+    path = store.announce(job) / "result.json"
+    store.finish(job.cell, result_of(job))
+    content = path.read_bytes()
+    value = json.loads(content)
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 7]) + content[place + 1 :])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = store.result(job.cell)
+        # What still reads as the result says the same: a space that became a tab, or the checksum's own name.
+        assert found is None or {k: found.get(k) for k in value if k != CHECKSUM} == result_of(job)
+        assert bool(said) == (found is None)
+    path.write_text(json.dumps(result_of(job)))  # as it was written before there were checksums
+    assert store.is_done(job)
 
 
 def test_a_result_that_is_a_folder(store, job):
