@@ -26,6 +26,7 @@ from benchmark.budget import BudgetError
 from benchmark.cells import Job
 from benchmark.data import DataError, Dataset
 from benchmark.engine import Outcome, StopSignal, run_jobs
+from benchmark.failures import describe_failure, mend
 from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
 from benchmark.listing import print_list, print_plan
@@ -35,10 +36,11 @@ from benchmark.progress import Display
 from benchmark.runtime import Precision, Runtime, has_fast_bf16, set_up
 from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
-from benchmark.worker import describe_failure
 
 BAD_INPUT = 2
 PLAIN_WIDTH = 140
+LARGEST = 100_000
+"""Of --ipc, --seeds, --nets and --workers: what is beyond it was not meant, and its plan would fill the memory."""
 
 
 Loaded = dict[str, Dataset]
@@ -114,6 +116,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     console, errors = terminal(), terminal(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"warning: {message}", markup=False, style="yellow")
     try:
@@ -121,11 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return dispatch(options, console)
     except SystemExit as stop:  # tyro prints its own message
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
-    except (UsageError, DataError) as error:
-        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
-        return BAD_INPUT
-    except (registry.RegistrationError, OSError) as error:
-        errors.print(f"bench.py: {error}", markup=False, highlight=False, style="red", soft_wrap=True)
+    except (UsageError, DataError, registry.RegistrationError, OSError) as error:
+        errors.print(f"bench.py: {error}{mend(error)}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint")
@@ -299,9 +300,11 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
             ("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets), ("--workers", options.workers)
         )  # fmt: skip
         for option, values in numbers:
-            wrong = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None and v < 1]
+            given = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None]
+            wrong = [v for v in given if not 1 <= v <= LARGEST]
             if wrong:
-                raise ValueError(f"{option} needs whole numbers of at least 1, not {wrong[0]}")
+                bound = "of at least 1" if wrong[0] < 1 else f"up to {LARGEST:,}"
+                raise ValueError(f"{option} needs whole numbers {bound}, not {wrong[0]}")
         specs = [data.spec(name, data_dir) for name in options.datasets]
         grid = Grid(
             rows=tuple(chosen),

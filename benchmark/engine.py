@@ -13,11 +13,12 @@ from pathlib import Path
 from benchmark.cells import Job
 from benchmark.claims import LOOK_SECONDS, Claimed, is_free
 from benchmark.data import Dataset
+from benchmark.failures import failure_reason
 from benchmark.progress import Display
 from benchmark.run import Stopped
 from benchmark.runtime import Runtime
 from benchmark.store import Store
-from benchmark.worker import Worker, failure_word
+from benchmark.worker import Worker
 
 ELSEWHERE = "another process is at it; looked at again later"
 
@@ -115,7 +116,7 @@ def run_jobs(
                 outcome.stopped = f"{job.cell.label}: {error}"
                 break
             except Exception as error:
-                reason = f"{failure_word(error)}: {error}"
+                reason = failure_reason(job.cell, error)
                 outcome.failed.append((job, reason))
                 cell.end(f"failed: {reason}")
             else:

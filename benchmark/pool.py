@@ -26,11 +26,12 @@ from benchmark.cells import Job
 from benchmark.claims import LOOK_SECONDS, Claimed
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.engine import ELSEWHERE, Outcome, Queue, StopSignal, summarise
+from benchmark.failures import describe_failure, failure_reason, less_memory
 from benchmark.progress import CellProgress, Display
 from benchmark.run import Stopped
 from benchmark.runtime import Precision, Runtime, cores, set_up
 from benchmark.store import Store
-from benchmark.worker import Worker, describe_failure, failure_word
+from benchmark.worker import Worker
 
 ATTEMPTS = 2
 """How often a job whose process died is given to a process."""
@@ -173,11 +174,12 @@ class Pool:
             self.queue.waiting.appendleft(job)
             progress.end(f"its process died (exit code {code}); given to another one", final=False)
         else:
-            error = ProcessDied(f"the process that ran it ended with exit code {code}; out of memory?")
+            told = f"the process that ran it ended with exit code {code}; if memory ran out: {less_memory(job.cell)}"
+            error = ProcessDied(told)
             with contextlib.suppress(OSError):
                 self.store.fail(job.cell, describe_failure(job.cell, error))
-            self.outcome.failed.append((job, f"{error.word}: {error}"))
-            progress.end(f"failed: {error.word}: {error}")
+            self.outcome.failed.append((job, failure_reason(job.cell, error)))
+            progress.end(f"failed: {failure_reason(job.cell, error)}")
 
 
 class Process:
@@ -272,6 +274,6 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
         except Stopped as error:
             line.tell("stopped", str(error))
         except Exception as error:
-            line.tell("failed", f"{failure_word(error)}: {error}")
+            line.tell("failed", failure_reason(job.cell, error))
         else:
             line.tell("done", summarise(result))

@@ -23,6 +23,10 @@ from benchmark import checkpoint
 from benchmark.budget import NotFinite
 from benchmark.store import write_atomically
 
+SLOW_STEP_SECONDS = 5.0
+"""A step that takes longer is saved as soon as it ends. A cluster kills some seconds after it asked to stop, and the
+next step may not end before: then what was saved at the last one's end is not a minute old, it is everything."""
+
 LOG_LINES = 400
 """About how many lines a phase writes to steps.jsonl; between them losses stay on the device."""
 
@@ -38,8 +42,8 @@ class Run:
     """Drives the phases of one cell.
 
     directory: where steps.jsonl and checkpoint/ go, or None to keep nothing. key: what a checkpoint must belong to.
-    checkpoint_seconds: the longest time between saves. should_stop: asked at every step boundary. shared: state that
-    every phase moves, such as the cell's generator.
+    checkpoint_seconds: the longest time between saves where steps are short. should_stop: asked at every step boundary.
+    shared: state that every phase moves, such as the cell's generator.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class Run:
         path = self._checkpoint_path(phase)
         state = self.shared | state
         start, seconds = self._resume(path, phase, steps, state)
-        clock = last_save = time.perf_counter()
+        clock = last_save = last = time.perf_counter()
         every = max(1, math.ceil(steps / LOG_LINES))
         values: dict[str, float] = {}
         self.progress(phase, start, steps, values)
@@ -86,13 +90,15 @@ class Run:
             yield step
             done, now = step + 1, time.perf_counter()
             stop = done < steps and self.should_stop()
-            save = path and (stop or done == steps or now - last_save > self.checkpoint_seconds)
+            due = now - last_save > self.checkpoint_seconds or now - last > SLOW_STEP_SECONDS
+            save = path and (stop or done == steps or due)
             if self._pending and (save or done % every == 0 or done == steps):
                 values = self._flush(phase, done, seconds + now - clock)
             self.progress(phase, done, steps, values)
             if save:
                 self._save(path, phase, done, steps, seconds + now - clock, state)
                 last_save = time.perf_counter()
+            last = time.perf_counter()
             if stop:
                 raise Stopped(f"{phase} stopped after step {done} of {steps}")
         if start == steps and path and not path.exists():  # a phase of no steps

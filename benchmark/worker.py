@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import errno
 import platform
-import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +14,12 @@ import torch
 
 from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
-from benchmark.budget import Budget, CellError, NotFinite
+from benchmark.budget import Budget, NotFinite
 from benchmark.cells import Cell, Job
 from benchmark.claims import claim
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate, training_set
+from benchmark.failures import describe_failure, now
 from benchmark.method import Method
 from benchmark.preview import write_preview
 from benchmark.run import Progress, Run, Stopped
@@ -109,7 +107,8 @@ class Worker:
         if path.exists():
             try:
                 artifact = load_artifact(path, dataset, self.runtime.device)
-                if artifact.card["origin"]["key"] == cell.key:
+                origin = artifact.card["origin"]
+                if origin["key"] == cell.key and origin["condensation"]["seconds"] >= 0 and origin["environment"]:
                     return artifact
                 reason = f"{path} belongs to another cell"
             except (ArtifactError, KeyError, TypeError) as error:
@@ -195,29 +194,4 @@ def describe_environment(runtime: Runtime) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "package": __version__,
-    }
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def failure_word(error: BaseException) -> str:
-    """The short reason that tables print for a failed cell."""
-    if isinstance(error, CellError):
-        return error.word
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return "out of memory"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "disk full"
-    return "error"
-
-
-def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
-    return {
-        "cell": cell.config(),
-        "error": failure_word(error),
-        "message": f"{type(error).__name__}: {error}" if failure_word(error) == "error" else str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "time": now(),
     }

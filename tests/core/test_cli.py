@@ -124,6 +124,26 @@ WRONG = [
     ("--evaluate nowhere.pt", "nowhere.pt"),
     ("--evaluate nowhere.pt --datasets digits mnist", "one data set"),
     ("--plan maybe", "maybe"),
+    ("--ipc 1000000", "--ipc needs whole numbers up to 100,000"),
+    ("--seeds 1000000000", "--seeds needs whole numbers up to 100,000"),
+    ("--nets 99999999", "--nets needs whole numbers up to 100,000"),
+    ("--workers 1000001", "--workers needs whole numbers up to 100,000"),
+    ("--schedule -0.1", "--schedule"),
+    ("--schedule 1e999", "use quick, paper or a fraction"),
+    ("--set dm.iterations=1e999", "a whole number, 0 or more"),
+    ("--set dm..lr_img=1", "dm has no field '.lr_img'"),
+    ("--set dm.__class__=1", "dm has no field '__class__'"),
+    ("--set dm.lr_img=[1]", "a finite number, 0 or more"),
+    ("--methods ../dm", "unknown method '../dm'"),
+    ("--networks ../convnet", "unknown network '../convnet'"),
+    ("--datasets folder:tests/core/nowhere", "no such folder"),
+    ("--device cuda:x", "--device cuda:x is not available"),
+    ("--device cpu:5:5", "--device cpu:5:5 is not available"),
+    ("--evaluate", "--evaluate"),
+    ("--evaluate bench.py", "unknown kind of file"),
+    ("--evaluate tests", "expected 10 sub-folders"),
+    ("--config tests", "--config tests: .*Is a directory"),
+    ("--config --methods", "--config --methods: .*No such file"),
 ]
 
 
@@ -138,7 +158,7 @@ def test_wrong_calls_exit_2_with_one_message(bench, tmp_path, arguments, said):
 
 
 def test_the_table_of_wrong_calls_is_long_enough():
-    assert len({arguments for arguments, _ in WRONG}) >= 30
+    assert len({arguments for arguments, _ in WRONG}) >= 60
 
 
 def test_wrong_calls_of_our_own_are_one_line(bench):

@@ -56,7 +56,7 @@ def test_a_failure_is_told_and_the_next_cell_runs(go, tmp_path):
 
 def test_a_data_set_that_cannot_be_loaded_fails_its_cells(go):
     outcome, _, _ = go([toy_job(), toy_job(seed=1)], load=lambda name: (_ for _ in ()).throw(ValueError("no data")))
-    assert [reason for _, reason in outcome.failed] == ["error: no data"] * 2
+    assert [reason for _, reason in outcome.failed] == ["error: ValueError: no data"] * 2
 
 
 def test_everything_asked_for_is_announced_before_anything_runs(go, tmp_path):

@@ -386,5 +386,14 @@ def test_checkpoints_come_no_further_apart_than_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(checkpoint, "save_state", lambda path, state, header: saved.append(header["done"]))
     for _ in Run(tmp_path, "key", 60.0).loop("condense", 20):
-        clock[0] += 25
-    assert saved == [3, 6, 9, 12, 15, 18, 20]
+        clock[0] += 25 / 6
+    assert saved == [15, 20]
+
+
+def test_slow_steps_are_saved_as_they_end(tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+    monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "save_state", lambda path, state, header: saved.append(header["done"]))
+    for step in Run(tmp_path, "key", 60.0).loop("condense", 9):
+        clock[0] += 7 if step in (2, 5) else 1
+    assert saved == [3, 6, 9]

@@ -1,0 +1,86 @@
+"""Why a cell failed: the word that tables print, and a sentence with the mend."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import traceback
+from typing import Any
+
+import torch
+
+from benchmark.budget import CellError
+from benchmark.cells import Cell
+
+MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed")
+"""What allocators say, in lower case: torch raises one RuntimeError for all sorts of things."""
+FULL = "No space left on device"
+"""What safetensors says of a full disk in an error of its own."""
+CANONICAL_IPC = (50, 10, 1)
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def failure_word(error: BaseException) -> str:
+    """The short reason that tables print for a failed cell."""
+    if isinstance(error, CellError):
+        return error.word
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY):
+        return "out of memory"
+    if is_full(error):
+        return "disk full"
+    return "error"
+
+
+def failure_message(cell: Cell, error: BaseException) -> str:
+    """What happened and what to do about it, in one sentence."""
+    word = failure_word(error)
+    if word == "out of memory":
+        told = str(error).partition("\n")[0]
+        return "; ".join(part for part in (told, less_memory(cell)) if part)
+    if word == "error":
+        return f"{type(error).__name__}: {error}{mend(error)}"
+    return f"{error}{mend(error)}"
+
+
+def failure_reason(cell: Cell, error: BaseException) -> str:
+    """Word and message, as the terminal shows them."""
+    return f"{failure_word(error)}: {failure_message(cell, error)}"
+
+
+def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
+    """What failure.json keeps."""
+    return {
+        "cell": cell.config(),
+        "error": failure_word(error),
+        "message": failure_message(cell, error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "time": now(),
+    }
+
+
+def less_memory(cell: Cell) -> str:
+    """The settings that make this cell smaller: half of each batch of its loop, the next smaller budget."""
+    loop, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    halved = {name: v // 2 for name, v in values.items() if name.startswith("batch") and type(v) is int and v > 1}
+    ways = [f"smaller batches (--set {' '.join(f'{loop}.{n}={v}' for n, v in halved.items())})"] if halved else []
+    ways += [f"a smaller budget (--ipc {ipc})" for ipc in CANONICAL_IPC if ipc < cell.ipc][:1]
+    return f"needs less: {', '.join([*ways, 'fewer networks at a time (--nets)'])}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or a quota has no room left."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(error)
+
+
+def mend(error: BaseException) -> str:
+    """What helps against an error of the disk, to be put behind its message; empty for any other."""
+    if is_full(error):
+        return "; free some space and give the same command again, it goes on from there"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "; give yourself the right to write there, or choose another folder with --results-dir"
+    return ""
