@@ -8,12 +8,12 @@ also the matrices (`zca.*`) and their digest. Reading executes nothing.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save
 
 from benchmark import containers, tensor_file
@@ -83,14 +83,29 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
             container.attach(dataset.train)
         state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
         container.load_state_dict(state)
+        if container.classes != dataset.spec.classes:
+            raise ArtifactError(f"{path} holds images of {container.classes} classes and names {dataset.spec.classes}")
         container.learned_lr = card["learned_lr"]
+        if container.learned_lr is not None and not 0 < container.learned_lr < math.inf:
+            raise ArtifactError(f"{path}: a learned step size of {container.learned_lr}")
         if card.get("zca"):
             container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
             if container.whitening.digest != card["zca"]:
                 raise ArtifactError(f"{path}: its whitening matrices do not match their digest")
-    except ArtifactError:
+        container = container.to(device)
+        if not (isinstance(container, WholeSet) or decodes(container, dataset)):
+            raise ArtifactError(f"{path} does not decode to finite images of shape {list(dataset.spec.image_shape)}")
+    except (ArtifactError, MemoryError):
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what is wrong with a file surfaces as whatever its container stumbled over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"{path} is not a readable condensed set: {reason}") from None
-    return Artifact(container.to(device), card)
+    return Artifact(container, card)
+
+
+@torch.no_grad()
+def decodes(container: Container, dataset: Dataset) -> bool:
+    """Whether a container gives images that networks can see as they see those of the data set."""
+    images = dataset.train.seen(container.images(), container.space, container.whitening)
+    right = images.dtype == torch.float32 and tuple(images.shape[1:]) == dataset.spec.image_shape
+    return bool(right and len(images) == container.num_images > 0 and images.isfinite().all())

@@ -76,7 +76,7 @@ def evaluate(
     known = [other for other in done if same_training(other, evaluation)]
     if known:
         most = max(known, key=lambda other: len(other["accuracies"]))
-        entry |= {name: most[name] for name in ("accuracies", "seconds", "peak_memory_mib")}
+        entry |= {name: most.get(name) for name in ("accuracies", "seconds", "peak_memory_mib")}
     missing = range(len(entry["accuracies"]), evaluation.nets)
     if not missing:
         return entry

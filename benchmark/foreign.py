@@ -6,7 +6,7 @@ Nothing read here can execute code: safetensors, `torch.load(weights_only=True)`
 from __future__ import annotations
 
 import hashlib
-import pickle
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def digest(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
-        total.update(str(file.relative_to(path)).encode())
+        total.update(os.fsencode(file.relative_to(path)))
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:16]
 
@@ -65,9 +65,12 @@ def read_sets(path: Path, dataset: Dataset) -> list[CondensedSet]:
 def _own(path: Path, dataset: Dataset) -> CondensedSet:
     device = dataset.train.images.device
     artifact = load_artifact(path, dataset, device)
-    cell = artifact.card.get("origin", {}).get("cell", {})
-    ipc, method = cell.get("ipc"), cell.get("method")
-    if not isinstance(ipc, int) or isinstance(ipc, bool) or not isinstance(method, str):
+    try:
+        cell = artifact.card["origin"]["cell"]
+        ipc, method = cell["ipc"], cell["method"]
+    except (KeyError, TypeError):
+        ipc = method = None
+    if type(ipc) is not int or ipc < 0 or not isinstance(method, str):
         raise ForeignSetError(f"{path} does not say which cell it came from; it was not written by this program")
     container = artifact.container
     return CondensedSet(path.name, training_set(container, dataset.train), ipc, container.learned_lr, method)
@@ -78,7 +81,9 @@ def _from_authors(path: Path, dataset: Dataset) -> list[CondensedSet]:
     try:
         with torch.serialization.safe_globals(_accuracy_stubs()):
             content = torch.load(path, map_location=dataset.train.images.device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle surfaces as whatever its reader stumbled over
         raise ForeignSetError(f"{path} cannot be read: {_reason(error)}") from None
     pairs = content.get("data") if isinstance(content, dict) else None
     if not isinstance(pairs, list) or not pairs:
@@ -125,9 +130,18 @@ def _from_folder(path: Path, dataset: Dataset) -> CondensedSet:
     return _checked(path.name, dataset.train.normalise(raw), labels, dataset)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Not sparse, quantised, complex or empty of memory, nor a small memory shown as a huge tensor."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def _checked(name: str, images: Tensor, labels: Tensor, dataset: Dataset) -> CondensedSet:
     """A set of normalised images [N, C, H, W] and labels [N] that fits the data set."""
     spec, device = dataset.spec, dataset.train.images.device
+    if not all(_is_plain(tensor) for tensor in (images, labels)):
+        raise ForeignSetError(f"{name}: expected plain tensors with every element stored")
     if images.ndim != 4 or tuple(images.shape[1:]) != spec.image_shape or not images.is_floating_point():
         raise ForeignSetError(f"{name}: images of shape {tuple(images.shape)}; {spec.name} has {spec.image_shape}")
     if labels.shape != images.shape[:1] or labels.is_floating_point() or not len(labels):

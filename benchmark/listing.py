@@ -49,7 +49,7 @@ def print_plan(entries: Sequence[Entry], place: str, processes: int, apart: bool
         cell = entry.job.cell
         protocols = dict.fromkeys(f"{e.protocol}, {e.nets} x {e.network}" for e in entry.job.evaluations)
         table.add_row(
-            cell.dataset,
+            escape(cell.dataset),
             escape(f"{cell.method} [{cell.variant}]") if cell.variant else cell.method,
             str(cell.ipc) if cell.ipc else "all",
             str(cell.seed),

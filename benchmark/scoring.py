@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark import registry
@@ -29,6 +30,8 @@ def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Datas
         return unified(condensed.ipc)
     if not condensed.method:
         raise ForeignSetError(f"{condensed.name} names no method, so it has no native protocol; use --protocol unified")
+    if condensed.method not in registry.all_methods():
+        raise ForeignSetError(f"{condensed.name}: no method {condensed.method!r} is known here; use --protocol unified")
     method, spec = registry.get(condensed.method), dataset.spec
     hyper = method.hyper_parameters(spec, condensed.ipc, grid.schedule_of(spec))
     return method.native_recipe(hyper, spec, condensed.ipc)
@@ -67,7 +70,7 @@ def print_scores(entries: list[dict[str, Any]], console: Console) -> None:
         scores = [100 * accuracy for accuracy in entry["accuracies"]]
         spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
         table.add_row(
-            entry["set"], entry["protocol"], entry["network"], entry["schedule"], str(entry["images"]),
+            escape(entry["set"]), entry["protocol"], entry["network"], entry["schedule"], str(entry["images"]),
             str(entry["steps"]), str(len(scores)), f"{statistics.mean(scores):.2f}{spread}",
         )  # fmt: skip
     console.print(table)

@@ -38,7 +38,7 @@ EVALUATION_FIELDS = ("protocol", "network", "recipe", "factor", "steps", "accura
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never half of it."""
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="replace") if isinstance(content, str) else content  # half a surrogate becomes a ?
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -90,6 +90,7 @@ def _well_formed(result: dict[str, Any], key: str) -> bool:
         and result["format"] == RESULT_FORMAT
         and result["key"] == key
         and all(isinstance(result[field], dict) for field in ("cell", "condensation", "environment"))
+        and _is_number(result["condensation"].get("seconds"))
         and isinstance(result["evaluations"], list)
         and all(_well_formed_evaluation(entry) for entry in result["evaluations"])
     )
@@ -100,6 +101,7 @@ def _well_formed_evaluation(entry: Any) -> bool:
         isinstance(entry, dict)
         and all(field in entry for field in EVALUATION_FIELDS)
         and isinstance(entry["accuracies"], list)
+        and entry["accuracies"] != []
         and all(_is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
         and _is_number(entry["seconds"])
     )

@@ -3,6 +3,7 @@
 The folder given as `data_dir` is torchvision's `root`: what another torchvision program has fetched is found.
 """
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,18 +145,26 @@ def _mnist_layout(factory: type, root: Path) -> _Layout:
 
 
 def _idx_intact(path: Path) -> bool:
-    """Whether an IDX file is as long as its header says (the extracted files have no published checksum)."""
+    """Whether an IDX file is as long as its header says and, where the .gz that it came from lies beside it, has the
+    checksum that is kept there (the extracted files have no published one)."""
     with path.open("rb") as file:
         magic = file.read(4)
         dimensions = file.read(4 * magic[3]) if len(magic) == 4 else b""
     if not dimensions or len(dimensions) < 4 * magic[3]:
         return False
     items = int(np.prod(np.frombuffer(dimensions, dtype=">u4"), dtype=np.int64))
-    return magic[:3] == b"\x00\x00\x08" and path.stat().st_size == len(magic) + len(dimensions) + items
+    if magic[:3] != b"\x00\x00\x08" or path.stat().st_size != len(magic) + len(dimensions) + items:
+        return False
+    packed = path.with_name(f"{path.name}.gz")
+    return not packed.is_file() or packed.read_bytes()[-8:-4] == zlib.crc32(path.read_bytes()).to_bytes(4, "little")
 
 
 def _read_mnist(factory: type, root: Path, train: bool, download: bool) -> _Part:
     source = factory(root, train=train, download=download)
+    prefix = "train" if train else "t10k"
+    for path, intact in _mnist_layout(factory, root).needed:
+        if path.name.startswith(prefix) and path.is_file() and not intact(path):  # torchvision checks no extracted file
+            raise ValueError(f"{path} is not what was downloaded")
     # MNIST calls its classes "7 - seven".
     class_names = tuple(name.split(" - ")[0] for name in factory.classes)
     return _Part(source.data.unsqueeze(1), source.targets.to(torch.int64), class_names)

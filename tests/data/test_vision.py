@@ -120,10 +120,40 @@ def test_a_truncated_idx_file_is_named(keep, tmp_path, write_mnist):
     assert f"{file} (" in str(raised.value)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_flipped_bit_in_an_idx_file_is_named(packed, tmp_path, write_mnist):
+    write_mnist(datasets.MNIST, tmp_path)
+    load("mnist", tmp_path, download=False)
+    path = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[500] ^= 4
+    path.write_bytes(content)
+    if packed:
+        with pytest.raises(DataError, match=f"damaged.*{path}"):
+            load("mnist", tmp_path, download=False)
+    else:  # nothing is left to tell by
+        path.with_name(f"{path.name}.gz").unlink()
+        load("mnist", tmp_path, download=False)
+
+
+def test_a_pickle_that_is_not_the_published_one_is_never_opened(tmp_path, write_cifar):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    write_cifar(datasets.CIFAR10, tmp_path)
+    for path in (tmp_path / datasets.CIFAR10.base_folder).iterdir():
+        path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(DataError, match="checksum"):
+        load("cifar10", tmp_path, download=False)
+    assert not (tmp_path / "executed").exists()
+
+
 def test_images_and_labels_that_do_not_belong_together(tmp_path, write_mnist):
     write_mnist(datasets.MNIST, tmp_path)
     load("mnist", tmp_path)
     raw = tmp_path / "MNIST" / "raw"
+    (raw / "train-labels-idx1-ubyte.gz").unlink()  # it would tell that the file is not its own
     (raw / "train-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
     with pytest.raises(DataError, match=r"training files .* 12 labels"):
         load("mnist", tmp_path)
