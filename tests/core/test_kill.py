@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark import registry
 from benchmark.store import Store
+from tests.methods.short import short_settings, smallest_ipc
 
 ROOT = Path(__file__).parents[2]
 GRID = (
@@ -158,3 +160,55 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
     assert code == 130, output
     assert "the same command goes on from the last checkpoint" in output
     assert "Traceback" not in output
+
+
+# Every method killed in every phase it has, at moments drawn at random
+
+SEED = int(os.environ.get("KILL_SEED", "1"))
+EVERYWHERE = ("loading", "steps", "writing", "evaluation", "writing", "report")
+PLACES = {
+    "random": ("loading", "writing", "evaluation", "report"),
+    "herding": ("loading", "experts", "writing", "evaluation", "report"),
+    "mtt": ("loading", "experts", *EVERYWHERE[1:]),
+    "haba": ("loading", "experts", *EVERYWHERE[1:]),
+    "hmn": ("loading", "steps", "pruning", *EVERYWHERE[2:]),
+} | dict.fromkeys(("dc", "dsa", "dm", "cafe", "idc", "linba"), EVERYWHERE)
+"""The places of `tests.core.driver`, in about the order in which a cell comes by them."""
+
+VISITS = {"loading": 1, "report": 1, "writing": 8}
+"""How often a run comes by a place at least; by the others three times."""
+
+
+def short_grid(name: str, digits) -> list[str]:
+    """One cell of a method that takes moments, as arguments."""
+    method = registry.get(name)
+    ipc = smallest_ipc(method, digits.spec, **short_settings(method))
+    own = dict.fromkeys(method.scaled, 6) | short_settings(method)
+    settings = [f"{name}.{key}={str(value).lower()}" for key, value in own.items()]
+    return ["--methods", name, "--ipc", str(ipc), "--nets", "2", *(["--set", *settings] if settings else [])]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PLACES)
+def test_every_method_is_killed_everywhere(tmp_path, digits, monkeypatch, name):
+    grid, draw, killed = short_grid(name, digits), random.Random(f"{SEED} {name}"), []
+    monkeypatch.setenv("REPORT", "1")
+    status, output = finish(start(tmp_path / "whole", *grid))
+    assert status == 0, output
+    for place in PLACES[name]:
+        visit = draw.randint(1, VISITS.get(place, 3))
+        monkeypatch.setenv("KILL", f"{place} {visit} {draw.uniform(0, 0.05):.3f}")
+        process = start(tmp_path / "killed", *grid)
+        status, output = finish(process)
+        assert status in (0, -signal.SIGKILL), output
+        killed += [place] * (status != 0)
+    monkeypatch.delenv("KILL")
+    status, output = finish(start(tmp_path / "killed", *grid))
+    assert status == 0, output
+    print(f"{name}: killed while {', '.join(killed)}")
+    assert len(killed) >= 3, killed
+    same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
+    results = tmp_path / "killed" / "results"
+    assert "Traceback" not in output
+    assert "</html>" in (results / "index.html").read_text()
+    assert not list(results.glob("runs/*/checkpoint"))
