@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: bench test test-long lint install clean
+.PHONY: bench test test-long test-kill test-fuzz test-soak lint install clean
 
 bench: $(VENV)/installed
 	$(RUN) bench.py $(ARGS)
@@ -13,6 +13,15 @@ test: $(VENV)/installed
 
 test-long: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses auto -m long $(ARGS)
+
+test-kill: $(VENV)/installed
+	$(RUN) -m pytest -m long -k killed_everywhere -rP $(ARGS) tests/core/test_kill.py
+
+test-fuzz: $(VENV)/installed
+	$(RUN) -m pytest --numprocesses auto -m long $(ARGS) tests/core/test_fuzz.py tests/data/test_fuzz_data.py
+
+test-soak: $(VENV)/installed
+	$(RUN) -m pytest -m long -rP $(ARGS) tests/core/test_soak.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
