@@ -9,6 +9,7 @@ import io
 import multiprocessing
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -47,6 +48,7 @@ def shared_memory() -> set[str]:
 def test_grids_in_a_loop(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tmp").mkdir()
