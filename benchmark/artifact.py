@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 
 from benchmark import containers, tensor_file
+from benchmark.cells import canonical_json
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
@@ -71,6 +72,7 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
     try:
         tensors, texts = tensor_file.read(path)
         card = json.loads(texts["card"])
+        canonical_json(card)  # refuses NaN and infinities, which no result could quote
         if card["format"] != FORMAT:
             raise ArtifactError(f"{path}: format {card['format']}; this version reads format {FORMAT}")
         if (len(card["classes"]), tuple(card["image_shape"])) != (dataset.spec.classes, dataset.spec.image_shape):
@@ -86,7 +88,7 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
         if container.classes != dataset.spec.classes:
             raise ArtifactError(f"{path} holds images of {container.classes} classes and names {dataset.spec.classes}")
         container.learned_lr = card["learned_lr"]
-        if container.learned_lr is not None and not 0 < container.learned_lr < math.inf:
+        if container.learned_lr is not None and not math.isfinite(container.learned_lr):
             raise ArtifactError(f"{path}: a learned step size of {container.learned_lr}")
         if card.get("zca"):
             container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
@@ -106,6 +108,7 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
 @torch.no_grad()
 def decodes(container: Container, dataset: Dataset) -> bool:
     """Whether a container gives images that networks can see as they see those of the data set."""
-    images = dataset.train.seen(container.images(), container.space, container.whitening)
+    split, whitening = dataset.train.whitened(container.whitening), container.whitening
+    images = split.seen(container.images(), container.space, whitening)
     right = images.dtype == torch.float32 and tuple(images.shape[1:]) == dataset.spec.image_shape
     return bool(right and len(images) == container.num_images > 0 and images.isfinite().all())

@@ -22,11 +22,11 @@ from rich.console import Console
 
 from benchmark import __version__, data, networks, plan, pool, registry
 from benchmark.artifact import ArtifactError
-from benchmark.budget import BudgetError
+from benchmark.budget import BudgetError, CellError
 from benchmark.cells import Job
 from benchmark.data import DataError, Dataset
 from benchmark.engine import Outcome, StopSignal, run_jobs
-from benchmark.failures import describe_failure, mend
+from benchmark.failures import describe_failure, failure_word, mend
 from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
 from benchmark.listing import print_list, print_plan
@@ -362,6 +362,8 @@ def score(path: Path, grid: Grid, data_dir: Path, runtime: Runtime, store: Store
             entries = score_file(path, grid, dataset, runtime, store, display)
     except (ForeignSetError, ArtifactError) as error:
         raise UsageError(f"--evaluate: {error}") from None
+    except (CellError, MemoryError, RuntimeError) as error:
+        raise UsageError(f"--evaluate {path}: {failure_word(error)}: {error}") from None
     print_scores(entries, console)
     return 0
 

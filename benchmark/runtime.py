@@ -23,7 +23,8 @@ MIB = 2**20
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed from what it is for, for example `derive_seed(cell.key, "evaluate", 3)`. No clock, no counter."""
     text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    content = text.encode(errors="surrogatepass")  # names of files need not be text
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 
 
 def keep_freed_memory() -> None:

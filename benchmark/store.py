@@ -73,8 +73,8 @@ def _read_json(path: Path, consequence: str = "it is ignored") -> dict[str, Any]
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
             raise ValueError("not an object")
-        stored = value.pop(CHECKSUM, None)
-        if stored is not None and stored != _checksum(value):
+        stored, found = value.pop(CHECKSUM, None), _checksum(value)  # refuses NaN and infinities, which JSON has not
+        if stored is not None and stored != found:
             raise ValueError("its contents do not match their checksum")
         return value
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def _well_formed(result: dict[str, Any], key: str) -> bool:
         and result["format"] == RESULT_FORMAT
         and result["key"] == key
         and all(isinstance(result[field], dict) for field in ("cell", "condensation", "environment"))
-        and _is_number(result["condensation"].get("seconds"))
+        and is_number(result["condensation"].get("seconds"))
         and isinstance(result["evaluations"], list)
         and all(_well_formed_evaluation(entry) for entry in result["evaluations"])
     )
@@ -102,8 +102,8 @@ def _well_formed_evaluation(entry: Any) -> bool:
         and all(field in entry for field in EVALUATION_FIELDS)
         and isinstance(entry["accuracies"], list)
         and entry["accuracies"] != []
-        and all(_is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
-        and _is_number(entry["seconds"])
+        and all(is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
+        and is_number(entry["seconds"])
     )
 
 
@@ -117,7 +117,7 @@ def _well_formed_speed(measured: dict[str, Any]) -> bool:
             and isinstance(unit.get("label"), str)
             and all(
                 isinstance(unit.get(side), dict)
-                and _is_number(unit[side].get("milliseconds"))
+                and is_number(unit[side].get("milliseconds"))
                 and unit[side]["milliseconds"] > 0
                 for side in ("product", "plain")
             )
@@ -126,7 +126,7 @@ def _well_formed_speed(measured: dict[str, Any]) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -24,7 +24,7 @@ from benchmark.method import Method
 from benchmark.preview import write_preview
 from benchmark.run import Progress, Run, Stopped
 from benchmark.runtime import Runtime, derive_seed
-from benchmark.store import Store
+from benchmark.store import Store, is_number
 from benchmark.task import Task
 
 CONDENSED = "condensed.safetensors"
@@ -107,8 +107,7 @@ class Worker:
         if path.exists():
             try:
                 artifact = load_artifact(path, dataset, self.runtime.device)
-                origin = artifact.card["origin"]
-                if origin["key"] == cell.key and origin["condensation"]["seconds"] >= 0 and origin["environment"]:
+                if is_from(artifact.card["origin"], cell):
                     return artifact
                 reason = f"{path} belongs to another cell"
             except (ArtifactError, KeyError, TypeError) as error:
@@ -131,6 +130,12 @@ class Worker:
         }
         save_artifact(path, container, dataset, origin)
         return load_artifact(path, dataset, self.runtime.device)
+
+
+def is_from(origin: dict[str, Any], cell: Cell) -> bool:
+    """Whether a condensed set was stored by this cell, with what its result will quote."""
+    whole = all(isinstance(origin[part], dict) for part in ("condensation", "environment"))
+    return whole and origin["key"] == cell.key and is_number(origin["condensation"]["seconds"])
 
 
 def build_method(cell: Cell) -> Method:

@@ -25,6 +25,7 @@ def fuzz(count: int, check: Callable[[Any], None], strategy: st.SearchStrategy) 
     """Call `check` with `count` values; the long run draws new ones every time and prints how to repeat a failure."""
     settings = hypothesis.settings(
         max_examples=count, deadline=None, database=None, derandomize=count == FEW, print_blob=True,
+        phases=[hypothesis.Phase.generate],  # to shrink an input would take as long as to find it
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     settings(hypothesis.given(strategy)(check))()
@@ -96,7 +97,8 @@ class Watch:
 
 
 FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class"}
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
+MOVES = {"os.rename", "os.link", "os.symlink"}
+CHANGES = {"os.mkdir", "os.remove", "os.rmdir"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -107,8 +109,10 @@ def _hear(event: str, arguments: tuple) -> None:
         Watch.seen.append(f"{event} {arguments}")
     elif event == "open" and isinstance(arguments[0], str | bytes | Path) and (arguments[2] or 0) & WRITING:
         _note(event, arguments[:1])
-    elif event in CHANGES:
-        _note(event, arguments[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1])
+    elif event in MOVES:
+        _note(event, arguments[:2])
+    elif event in ("os.truncate", "shutil.rmtree") or (event in CHANGES and arguments[-1] == -1):
+        _note(event, arguments[:1])  # an open folder instead of -1: rmtree, which named it before
 
 
 def _note(event: str, paths: tuple) -> None:
