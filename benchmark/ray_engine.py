@@ -33,13 +33,14 @@ from benchmark.claims import LOOK_SECONDS, Claimed, claim
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import ELSEWHERE, Outcome, Queue, StopSignal, summarise
+from benchmark.failures import describe_failure, failure_reason
 from benchmark.folders import cache_folder
 from benchmark.pool import ATTEMPTS, ProcessDied
 from benchmark.progress import CellProgress, Display
 from benchmark.run import Stopped
 from benchmark.runtime import Precision, set_up
 from benchmark.store import RESULT, Store, write_atomically
-from benchmark.worker import Worker, describe_failure, failure_word
+from benchmark.worker import Worker
 
 LOST_NODES = 8
 """How often a job is given out whose node died. More often than one whose process died: clusters take nodes away, and
@@ -205,7 +206,7 @@ class Tasks:
         except RayError as error:
             return self.lose(job, progress, "process died", ATTEMPTS, stopping, error)
         except OSError as error:
-            ended = Ended("failed", f"{failure_word(error)}: {error}", None)
+            ended = Ended("failed", failure_reason(job.cell, error), None)
         if ended.kind == "done":
             self.outcome.done += 1
             progress.end(ended.content)
@@ -328,7 +329,7 @@ def do(number: int, job: Job, dataset: Dataset, files: Files, settings: Settings
         except Stopped as error:
             ended = "stopped", str(error)
         except Exception as error:
-            ended = "failed", f"{failure_word(error)}: {error}"
+            ended = "failed", failure_reason(job.cell, error)
     files_after = None if shared else store.export(job.cell)
     if not shared:
         shutil.rmtree(alone, ignore_errors=True)

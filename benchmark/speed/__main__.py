@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.cli import terminal
+from benchmark.failures import failure_word, now
 from benchmark.folders import data_folder
 from benchmark.registry import nearest
 from benchmark.runtime import Precision, cores, set_up
 from benchmark.speed import measure, units
 from benchmark.store import SPEED_FORMAT, Store
-from benchmark.worker import describe_environment, failure_word, now
+from benchmark.worker import describe_environment
 
 BAD_INPUT = 2
 BUSY = 0.5
