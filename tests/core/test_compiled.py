@@ -48,16 +48,16 @@ def compiler(forgotten, monkeypatch, folder):
         pytest.skip("torch finds no compiler here")
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bf16", 0.2)])
-def test_agrees_with_the_eager_pass_for_any_batch(precision, tolerance, compiler, generator):
+@pytest.mark.parametrize(("precision", "mixed", "tolerance"), [("float32", True, 1e-4), ("bf16", False, 0.2)])
+def test_agrees_with_the_eager_pass_for_any_batch(precision, mixed, tolerance, compiler, generator):
     net = network()
     parameters = {name: p.detach() for name, p in net.named_parameters()}
-    fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision))
+    fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision), mixed)
     assert fast.func is not loss_and_gradients
     for size in (6, 5, 12):
-        images = batch(generator, size, mixed=False)
+        images = batch(generator, size, mixed)
         loss, gradients = fast(parameters, *images)
-        true_loss, true_gradients = loss_and_gradients(net, parameters, *images, mixed=False, half=False)
+        true_loss, true_gradients = loss_and_gradients(net, parameters, *images, mixed=mixed, half=False)
         assert loss.item() == pytest.approx(true_loss.item(), rel=tolerance)
         for name, gradient in gradients.items():
             if not name.endswith("conv.bias"):  # exactly zero before an instance norm, so all rounding
