@@ -29,6 +29,7 @@ from typing import Any, Literal
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job, canonical_json
 
 CHECKSUM = "checksum"
+CONFIG = "config.json"
 RESULT = "result.json"
 RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
 SPEED_FORMAT = 1
@@ -168,7 +169,7 @@ class Store:
         directory = self.directory(job.cell)
         directory.mkdir(parents=True, exist_ok=True)
         requested = [{"protocol": e.protocol, "network": e.network, "nets": e.nets} for e in job.evaluations]
-        write_json(directory / "config.json", {"key": job.cell.key, "cell": job.cell.config(), "requested": requested})
+        write_json(directory / CONFIG, {"key": job.cell.key, "cell": job.cell.config(), "requested": requested})
         return directory
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
@@ -196,7 +197,8 @@ class Store:
         write_json(directory / RESULT, sealed(result))
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         for leftover in directory.glob(".*"):
-            leftover.unlink(missing_ok=True)
+            if not leftover.name.startswith(f".{CONFIG}."):  # written without the cell's claim, perhaps at this moment
+                leftover.unlink(missing_ok=True)
 
     def fail(self, cell: Cell, failure: dict[str, Any]) -> None:
         directory = self.directory(cell)
@@ -224,7 +226,7 @@ class Store:
         `announce` writes, and nothing half-written."""
         directory, files = self.directory(cell), {}
         for path in directory.rglob("*"):
-            if path.is_file() and path.name != "config.json" and not path.name.startswith("."):
+            if path.is_file() and path.name != CONFIG and not path.name.startswith("."):
                 with contextlib.suppress(FileNotFoundError):  # another process is at the cell
                     files[path.relative_to(directory).as_posix()] = path.read_bytes()
         return files
@@ -246,7 +248,7 @@ class Store:
         for directory in sorted(self.runs.iterdir()) if self.runs.is_dir() else ():
             if not directory.is_dir():
                 continue
-            config = _read_json(directory / "config.json") or {}
+            config = _read_json(directory / CONFIG) or {}
             key = str(config.get("key") or directory.name.rpartition("-")[2])
             result = _read_json(directory / RESULT)
             if result is not None and not _well_formed(result, key):

@@ -63,12 +63,13 @@ def test_announced_then_failed_then_done(store, job):
     (directory / "checkpoint").mkdir()
     (directory / "checkpoint" / "condense.safetensors").write_bytes(b"x")
     (directory / ".condensed.safetensors.a1b2").write_bytes(b"what a killed process left")
+    (directory / ".config.json.c3d4").write_bytes(b"what another program that shares the folder is writing")
     store.finish(job.cell, result_of(job))
     (record,) = store.records()
     assert (record.status, record.failure) == ("done", None)
     assert record.result == result_of(job)
     assert store.is_done(job)
-    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "result.json"]
+    assert sorted(path.name for path in directory.iterdir()) == [".config.json.c3d4", "config.json", "result.json"]
 
 
 def test_a_kill_in_the_middle_of_finishing_leaves_no_contradiction(store, job, monkeypatch):
