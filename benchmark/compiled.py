@@ -29,6 +29,8 @@ WORTH_COMPILING = {"float32": 4e12, "bf16": 0.8e12}
 """Floating-point operations of a training, forward and backward, from which on compiling it saves more than it costs:
 at some 60 GFLOP/s, 65 and 13 seconds of eager computation for each of usually three networks or more."""
 
+FIRST_BATCH = 64
+
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label) ->
 (loss, gradients by name)."""
@@ -66,21 +68,29 @@ def first_order_pass(
     """`loss_and_gradients` as a training that shows `images` images in all should call it on this runtime."""
     flops = 3 * images * flops_per_image(network, image_shape)
     pays = runtime.device.type == "cpu" and flops >= WORTH_COMPILING.get(runtime.precision, math.inf)
-    compiles = pays and has_compiler()
-    half = runtime.precision == "bf16" and (compiles or runtime.device.type == "cuda")
-    return partial(_compiled() if compiles else loss_and_gradients, network, mixed=mixed, half=half)
+    half = runtime.precision == "bf16"
+    if not (pays and has_compiler()):
+        return partial(loss_and_gradients, network, mixed=mixed, half=half and runtime.device.type == "cuda")
+    found = partial(_compiled(), network, mixed=mixed, half=half)
+    # Compiled here, at one size: what is generated may depend on the first batch that is seen, which after a resume is
+    # another one.
+    images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    found(parameters, images_NCHW, labels_N, labels_N.clone(), torch.ones(()))  # one tensor twice is another version
+    return found
 
 
 @cache
 def _compiled() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
     """One function for all networks and batch sizes: torch keeps a version for each kind of network."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     return torch.compile(loss_and_gradients, dynamic=True)
 
 
 @cache
 def has_compiler() -> bool:
     """Whether torch can compile here; a machine that cannot is told once, and computes the same eagerly in float32."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no helpers that would outlive a killed process
     try:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
         torch.compile(torch.sin)(torch.zeros(64))
