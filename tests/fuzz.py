@@ -97,6 +97,13 @@ class Watch:
 
 
 FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class"}
+ARRAYS = {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")} | {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+"""What CIFAR's published files ask of pickle. torchvision opens them only where they have the published checksum, which
+tests give to the files they write; that it opens no other file is a test of its own (tests/data/test_vision.py)."""
+
 MOVES = {"os.rename", "os.link", "os.symlink"}
 CHANGES = {"os.mkdir", "os.remove", "os.rmdir"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -105,7 +112,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def _hear(event: str, arguments: tuple) -> None:
     if Watch.allowed is None:
         return
-    if event in FORBIDDEN:
+    if event in FORBIDDEN and not (event == "pickle.find_class" and arguments in ARRAYS):
         Watch.seen.append(f"{event} {arguments}")
     elif event == "open" and isinstance(arguments[0], str | bytes | Path) and (arguments[2] or 0) & WRITING:
         _note(event, arguments[:1])

@@ -83,4 +83,4 @@ def test_files_of_the_named_data_sets(tmp_path, write_mnist, write_tiny, write_s
     mutants = st.sampled_from(files).flatmap(
         lambda path: st.tuples(st.just(path), damaged(sound[path]) | st.binary(max_size=64))
     )
-    fuzz.fuzz(examples // 2, check, mutants)
+    fuzz.fuzz(examples, check, mutants)
