@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
-from benchmark.compiled import first_order_pass
+from benchmark.compiled import first_order_pass, is_compiled
 from benchmark.data import Split
 from benchmark.networks import Network
 from benchmark.recipes import Recipe
@@ -26,8 +26,8 @@ from benchmark.runtime import Runtime
 SCORING_BATCH = 1000
 
 SMALL_STEP = 2000
-"""Up to this many pixels per network and step even a CPU is bound by launches, and one batched computation wins
-(three networks: ten 8x8 images 8.7 against 14 ms; ten 32x32 images 92 against 74 ms)."""
+"""Up to this many pixels per network and step even a CPU is bound by launches, and where nothing is compiled one
+batched computation wins (three networks: ten 8x8 images 8.7 against 14 ms; ten 32x32 images 92 against 74 ms)."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class Training:
         )
         self.order_EN = torch.zeros(len(ensemble), self.epoch_length, dtype=torch.int64, device=ensemble.runtime.device)
         batch, runtime = min(recipe.batch, self.epoch_length), ensemble.runtime
-        small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP
-        self.batched = runtime.batched or (small and runtime.precision != "reference")
-        shown = 0 if self.batched else batch * self.total_steps
-        self._pass = first_order_pass(ensemble.network, data.image_shape, shown, runtime, bool(recipe.cutmix))
+        what = (ensemble.network, data.image_shape, batch * self.total_steps, runtime)
+        small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP and runtime.precision != "reference"
+        self.batched = runtime.batched or (small and not is_compiled(*what))
+        self._pass = first_order_pass(*what, bool(recipe.cutmix))
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]

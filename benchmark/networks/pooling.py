@@ -24,22 +24,25 @@ LARGE = 2**18
 def average_pool(maps: Tensor) -> Tensor:
     """2x2 means with stride 2 over the last two dimensions; an odd last row or column is dropped."""
     rows, columns = maps.shape[-2:]
-    if maps.device.type != "cpu" or torch.compiler.is_compiling():  # what is compiled is fused anyway
+    if maps.device.type != "cpu":
         return F.avg_pool2d(maps, 2)
     if max(rows, columns) <= PRODUCT_SIDE:
-        pooled = maps.flatten(-2) @ pooling_matrix(rows, columns, maps.dtype)
+        matrix = pooling_matrix if torch.compiler.is_compiling() else kept_matrix  # dynamo warns of what is cached
+        pooled = maps.flatten(-2) @ matrix(rows, columns, maps.dtype)
         return pooled.unflatten(-1, (rows // 2, columns // 2))
-    if maps.numel() < LARGE:
+    if torch.compiler.is_compiling() or maps.numel() < LARGE:  # compiled, large maps are pooled with their norm
         return F.avg_pool2d(maps, 2)
     return _Halve.apply(maps[..., : rows // 2 * 2, : columns // 2 * 2])
 
 
-@cache
 def pooling_matrix(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """[rows x columns, rows/2 x columns/2] on the CPU: a quarter where a value belongs to a mean."""
     down, right = (torch.eye(side // 2).repeat_interleave(2, 0) / 2 for side in (rows, columns))
     down, right = (F.pad(part, (0, 0, 0, side - len(part))) for part, side in ((down, rows), (right, columns)))
     return torch.kron(down, right).to(dtype)
+
+
+kept_matrix = cache(pooling_matrix)
 
 
 class _Halve(torch.autograd.Function):

@@ -41,6 +41,11 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
+@pytest.fixture(autouse=True)
+def nothing_refused(monkeypatch):
+    monkeypatch.setattr(compiled, "_refused", set())
+
+
 @pytest.fixture
 def compiler(forgotten, monkeypatch, folder):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
@@ -56,7 +61,7 @@ def test_agrees_with_the_eager_pass_for_any_batch(precision, mixed, tolerance, c
     fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision), mixed)
     assert fast.func is not loss_and_gradients
     versions = counters["stats"]["unique_graphs"]
-    for size in (6, 5, 12):
+    for size in (48, 33, 5):
         images = batch(generator, size, mixed)
         loss, gradients = fast(parameters, *images)
         true_loss, true_gradients = loss_and_gradients(net, parameters, *images, mixed=mixed, half=False)
@@ -65,13 +70,12 @@ def test_agrees_with_the_eager_pass_for_any_batch(precision, mixed, tolerance, c
             if not name.endswith("conv.bias"):  # exactly zero before an instance norm, so all rounding
                 assert gradient.dtype == torch.float32
                 assert (gradient - true_gradients[name]).norm() <= tolerance * true_gradients[name].norm(), name
-    if not mixed:  # with CutMix torch makes one version more at the first batch, for a reason that was not found
-        assert counters["stats"]["unique_graphs"] == versions, "compiled anew for another batch size"
+    assert counters["stats"]["unique_graphs"] == versions, "compiled anew for another batch size"
 
 
 def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):
-    data = TrainingSet.of(torch.randn(20, *SHAPE, generator=generator), torch.arange(20) % CLASSES)
-    recipe = Recipe(steps=10, batch=16, cutmix=0.5)
+    data = TrainingSet.of(torch.randn(40, *SHAPE, generator=generator), torch.arange(40) % CLASSES)
+    recipe = Recipe(steps=10, batch=32, cutmix=0.5)
     ends = []
     for worth in (0.0, float("inf")):
         compiled.WORTH_COMPILING["float32"] = worth
@@ -113,3 +117,20 @@ def test_a_machine_without_a_compiler_is_told_once_and_goes_on(forgotten, monkey
     again = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))  # a second warning would be an error here
     assert found.func is again.func is loss_and_gradients
     assert not found.keywords["half"]
+
+
+def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeypatch):
+    calls = []
+
+    def stumble(*_, **__):
+        calls.append(1)
+        raise RuntimeError("conflicting declaration")
+
+    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    monkeypatch.setattr(compiled, "_compiled", lambda: stumble)
+    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    with pytest.warns(UserWarning, match="cannot compile ConvNet"):
+        found = first_order_pass(network(), SHAPE, 1, EAGER)
+    again = first_order_pass(network(), SHAPE, 1, EAGER)
+    assert found.func is again.func is loss_and_gradients
+    assert len(calls) == 1
