@@ -24,7 +24,7 @@ examples = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=py
 def fuzz(count: int, check: Callable[[Any], None], strategy: st.SearchStrategy) -> None:
     """Call `check` with `count` values; the long run draws new ones every time and prints how to repeat a failure."""
     settings = hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=count == FEW, print_blob=True,
+        max_examples=count, deadline=None, database=None, derandomize=count <= FEW, print_blob=True,
         phases=[hypothesis.Phase.generate],  # to shrink an input would take as long as to find it
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
