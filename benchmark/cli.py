@@ -25,10 +25,11 @@ from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError, CellError
 from benchmark.cells import Job
 from benchmark.data import DataError, Dataset
-from benchmark.engine import Outcome, StopSignal, run_jobs
+from benchmark.engine import StopSignal, run_jobs
 from benchmark.failures import describe_failure, failure_word, mend
 from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
+from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
 from benchmark.method import Schedule
 from benchmark.plan import OBJECTIVE, Entry, Grid, make_plan, parse_overrides

@@ -11,9 +11,9 @@ import contextlib
 import signal
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from typing import Any
 import torch
 
 from benchmark import data
-from benchmark.budget import CellError
 from benchmark.cells import Job
-from benchmark.claims import LOOK_SECONDS, Claimed
+from benchmark.claims import LOOK_SECONDS
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.engine import ELSEWHERE, Outcome, Queue, StopSignal, summarise
-from benchmark.failures import describe_failure, failure_reason, less_memory
+from benchmark.engine import StopSignal
+from benchmark.ledger import Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
-from benchmark.run import Stopped
 from benchmark.runtime import Precision, Runtime, cores, set_up
 from benchmark.store import Store
 from benchmark.worker import Worker
@@ -42,10 +40,6 @@ TELL_SECONDS = 0.2
 SMALL_IMAGE = 16
 """Up to this side the operations of a network are too small to share among threads (ConvNet, 8x8: a step on 100 images
 takes 17 ms on two cores and 25 ms on one), so a process per core does more."""
-
-
-class ProcessDied(CellError):
-    word = "process died"
 
 
 @dataclass(frozen=True)
@@ -93,26 +87,22 @@ def run_jobs(
     stop: StopSignal | None = None,
 ) -> Outcome:
     """Run every job on one of `workers` processes; a failed job never stops the rest."""
-    for job in jobs:
-        store.announce(job)
     stop = stop or StopSignal()
-    pool = Pool(jobs, workers, settings, store, display)
+    pool = Pool(workers, settings, Ledger(jobs, store, display))
     with stop.installed():
         try:
             pool.run(stop)
         finally:
             for process in pool.processes:
                 process.end()
-    return pool.outcome
+    return pool.ledger.outcome
 
 
 class Pool:
-    """The processes, the jobs that wait for them, and what became of the others."""
+    """The processes that do the jobs of a ledger."""
 
-    def __init__(self, jobs: Sequence[Job], workers: int, settings: Settings, store: Store, display: Display) -> None:
-        self.queue, self.store, self.display = Queue(jobs, store), store, display
-        self.outcome = Outcome()
-        self.attempts: Counter[str] = Counter()
+    def __init__(self, workers: int, settings: Settings, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.processes = [Process(replace(settings, device=device_of(i, settings.device))) for i in range(workers)]
 
     def run(self, stop: StopSignal) -> None:
@@ -124,10 +114,10 @@ class Pool:
                 for process in self.processes:
                     process.tell_stop()
             for process in self.processes:
-                if not (process.job or told) and (job := self.queue.take()):
-                    process.give(job, self.display)
+                if not (process.job or told) and (job := self.ledger.take()):
+                    process.give(job, self.ledger.begin(job))
             busy = {process.pipe: process for process in self.processes if process.job}
-            if not busy and (told or not self.queue):
+            if not busy and (told or not self.ledger):
                 break
             if not busy:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
@@ -138,48 +128,25 @@ class Pool:
                     self.bury(busy[pipe], told)
                 else:
                     self.hear(busy[pipe], *message)
-        if told and self.queue and not self.outcome.stopped:
-            self.outcome.stopped = f"before {self.queue.upcoming()}"
+        if told:
+            self.ledger.stop_before_the_rest()
 
     def hear(self, process: Process, kind: str, content: Any) -> None:
         """Take up a message of a process."""
         if kind == "step":
             process.progress.step(*content)
-            return
-        if kind == "warning":
+        elif kind == "warning":
             warnings.warn(content, stacklevel=1)
-            return
-        job, progress = process.job, process.progress
-        process.job = process.progress = None
-        if kind == "done":
-            self.outcome.done += 1
-            progress.end(content)
-        elif kind == "claimed":
-            self.queue.elsewhere.append(job)
-            progress.end(ELSEWHERE, final=False)
-        elif kind == "failed":
-            self.outcome.failed.append((job, content))
-            progress.end(f"failed: {content}")
         else:
-            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: {content}"
+            job, progress = process.job, process.progress
+            process.job = process.progress = None
+            self.ledger.settle(job, progress, (kind, content))
 
     def bury(self, process: Process, stopping: bool) -> None:
         """Replace a process that died, and give its job to another one unless that was tried."""
         job, progress = process.job, process.progress
         code = process.replace()
-        self.attempts[job.cell.key] += 1
-        if stopping:
-            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: its process died (exit code {code})"
-        elif self.attempts[job.cell.key] < ATTEMPTS:
-            self.queue.waiting.appendleft(job)
-            progress.end(f"its process died (exit code {code}); given to another one", final=False)
-        else:
-            told = f"the process that ran it ended with exit code {code}; if memory ran out: {less_memory(job.cell)}"
-            error = ProcessDied(told)
-            with contextlib.suppress(OSError):
-                self.store.fail(job.cell, describe_failure(job.cell, error))
-            self.outcome.failed.append((job, failure_reason(job.cell, error)))
-            progress.end(f"failed: {failure_reason(job.cell, error)}")
+        self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}")
 
 
 class Process:
@@ -198,8 +165,8 @@ class Process:
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
 
-    def give(self, job: Job, display: Display) -> None:
-        self.job, self.progress = job, display.start(job.cell.label)
+    def give(self, job: Job, progress: CellProgress) -> None:
+        self.job, self.progress = job, progress
         with contextlib.suppress(OSError):  # dead already: the next look at the pipe tells
             self.pipe.send(job)
 
@@ -258,6 +225,13 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
     runtime = set_up(settings.device, settings.precision, settings.threads)
     worker = Worker(Store(settings.results), runtime, settings.cache, line.progress, line.should_stop)
     dataset: Dataset | None = None
+
+    def run(job: Job) -> dict[str, Any]:
+        nonlocal dataset
+        if dataset is None or dataset.spec.name != job.cell.dataset:
+            dataset = data.load(job.cell.dataset, settings.data_dir, download=False).to(runtime.device)
+        return worker.run(job, dataset)
+
     while not line.stopping:
         try:
             job = pipe.recv()
@@ -265,15 +239,4 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
             return
         if job is None:
             return
-        try:
-            if dataset is None or dataset.spec.name != job.cell.dataset:
-                dataset = data.load(job.cell.dataset, settings.data_dir, download=False).to(runtime.device)
-            result = worker.run(job, dataset)
-        except Claimed:
-            line.tell("claimed", None)
-        except Stopped as error:
-            line.tell("stopped", str(error))
-        except Exception as error:
-            line.tell("failed", failure_reason(job.cell, error))
-        else:
-            line.tell("done", summarise(result))
+        line.tell(*attempt(job, partial(run, job)))

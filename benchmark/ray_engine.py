@@ -8,19 +8,17 @@ Data sets travel too; what cells share (experts, feature networks) is in each no
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import shutil
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import ray
@@ -32,12 +30,12 @@ from benchmark.cells import Job
 from benchmark.claims import LOOK_SECONDS, Claimed, claim
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
-from benchmark.engine import ELSEWHERE, Outcome, Queue, StopSignal, summarise
-from benchmark.failures import describe_failure, failure_reason
+from benchmark.engine import StopSignal
+from benchmark.failures import failure_reason
 from benchmark.folders import cache_folder
-from benchmark.pool import ATTEMPTS, ProcessDied
+from benchmark.ledger import End, Ledger, Outcome, attempt
+from benchmark.pool import ATTEMPTS
 from benchmark.progress import CellProgress, Display
-from benchmark.run import Stopped
 from benchmark.runtime import Precision, set_up
 from benchmark.store import RESULT, Store, write_atomically
 from benchmark.worker import Worker
@@ -68,8 +66,7 @@ class Settings:
 class Ended:
     """How a task ended."""
 
-    kind: Literal["done", "claimed", "stopped", "failed"]
-    content: str
+    end: End
     files: Files | None
     """What the cell's folder holds, from a node that does not share it."""
 
@@ -83,17 +80,14 @@ def run_jobs(
     stop: StopSignal | None = None,
 ) -> Outcome:
     """Run every job as a task of the cluster. `loaded`: data sets by name, sent to the nodes that need them."""
-    for job in jobs:
-        store.announce(job)
-    stop = stop or StopSignal()
+    stop, ledger = stop or StopSignal(), Ledger(jobs, store, display)
     with probe(store) as path, stop.installed():
         settings = Settings(store.root.absolute(), path, cluster.device, cluster.precision, cluster.cores)
-        tasks = Tasks(jobs, cluster, settings, loaded, store, display)
         try:
-            tasks.run(stop)
+            Tasks(cluster, settings, loaded, ledger).run(stop)
         except RayError as error:  # with the driver's own node or the head everything is lost but what is stored
-            tasks.outcome.stopped = f"because the cluster was lost: {str(error).splitlines()[0]}"
-    return tasks.outcome
+            ledger.outcome.stopped = f"because the cluster was lost: {str(error).splitlines()[0]}"
+    return ledger.outcome
 
 
 @contextmanager
@@ -119,21 +113,12 @@ class Task:
 
 
 class Tasks:
-    """The tasks of a grid, the jobs that wait for one, and what became of the others."""
+    """The tasks that do the jobs of a ledger."""
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        cluster: Cluster,
-        settings: Settings,
-        loaded: Mapping[str, Dataset],
-        store: Store,
-        display: Display,
+        self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], ledger: Ledger
     ) -> None:
-        self.queue, self.store, self.display = Queue(jobs, store), store, display
-        self.cluster, self.settings, self.loaded = cluster, settings, loaded
-        self.outcome = Outcome()
-        self.lost: Counter[tuple[str, str]] = Counter()
+        self.cluster, self.settings, self.loaded, self.ledger = cluster, settings, loaded, ledger
         self.running: dict[ray.ObjectRef, Task] = {}
         self.sent: dict[str, ray.ObjectRef] = {}
         self.numbers = itertools.count()
@@ -147,23 +132,22 @@ class Tasks:
             if stop() and not told:
                 told = True
                 ray.get(self.board.stop.remote())
-            while not told and self.has_room() and (job := self.queue.take()):
+            while not told and self.has_room() and (job := self.ledger.take()):
                 self.give(job)
             tasks = {task.number: task for task in self.running.values()}
             for number, kind, content in ray.get(self.board.take.remote()):
                 self.hear(tasks.get(number), kind, content)
             begun = [ref for ref, task in self.running.items() if task.progress or not told]
-            if not begun and (told or not self.queue):
+            if not begun and (told or not self.ledger):
                 break
             if not begun:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
             ended, _ = ray.wait(begun, timeout=LOOK_SECONDS) if begun else ((), ())
             for ref in ended:
                 self.end(ref, told)
-        waiting = [task.job.cell.label for task in self.running.values()]
-        waiting += [self.queue.upcoming()] if self.queue else []
-        if waiting and not self.outcome.stopped:
-            self.outcome.stopped = f"before {waiting[0]}"
+        self.ledger.waiting.extendleft(task.job for task in reversed(self.running.values()))  # given out, never begun
+        if told:
+            self.ledger.stop_before_the_rest()
 
     def has_room(self) -> bool:
         return self.cluster.limit is None or len(self.running) < self.cluster.limit
@@ -173,7 +157,7 @@ class Tasks:
         name = job.cell.dataset
         if name not in self.sent:
             self.sent[name] = ray.put(self.loaded[name])
-        files = ray.put(self.store.export(job.cell))
+        files = ray.put(self.ledger.store.export(job.cell))
         task = Task(next(self.numbers), job)
         ref = do.options(name=job.cell.label, **self.cluster.resources(job, self.loaded[name])).remote(
             task.number, job, self.sent[name], files, self.settings, self.board
@@ -185,69 +169,49 @@ class Tasks:
         if kind == "warning":
             warnings.warn(content, stacklevel=1)
         elif task:
-            task.progress = task.progress or self.display.start(task.job.cell.label)
+            task.progress = task.progress or self.ledger.begin(task.job)
             if content:
                 task.progress.step(*content)
 
     def end(self, ref: ray.ObjectRef, stopping: bool) -> None:
         """Take up how a task ended."""
         task = self.running.pop(ref)
-        job, progress = task.job, task.progress or self.display.start(task.job.cell.label)
+        job, progress = task.job, task.progress or self.ledger.begin(task.job)
         try:
             ended = ray.get(ref)
-            if ended.files is not None:
-                self.keep(job, ended)
-        except Claimed:
-            ended = Ended("claimed", "", None)
-        except RayTaskError as error:
-            ended = Ended("failed", f"error: {error.cause}", None)
+            end = ended.end if ended.files is None else self.keep(job, ended)
         except NodeDiedError as error:
-            return self.lose(job, progress, "node died", LOST_NODES, stopping, error)
+            self.ledger.lose(job, progress, "node died", LOST_NODES, stopping, first_line(error))
+        except RayTaskError as error:
+            self.ledger.settle(job, progress, ("failed", f"error: {error.cause}"))
         except RayError as error:
-            return self.lose(job, progress, "process died", ATTEMPTS, stopping, error)
+            self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, first_line(error))
+        else:
+            if end[0] == "stopped" and not stopping:
+                self.ledger.lose(job, progress, "node lost touch", LOST_NODES, stopping)
+            else:
+                self.ledger.settle(job, progress, end)
+
+    def keep(self, job: Job, ended: Ended) -> End:
+        """Write what came back from a node that does not share the results folder; returns how that ended."""
+        store, files = self.ledger.store, dict(ended.files)
+        try:
+            with claim(store.claim(job.cell)):
+                if store.is_done(job):  # by a program that does share it
+                    return ended.end
+                result = files.pop(RESULT, None) if ended.end[0] == "done" else None
+                store.adopt(job.cell, files)
+                if result:
+                    store.finish(job.cell, json.loads(result))
+        except Claimed:
+            return "claimed", ""
         except OSError as error:
-            ended = Ended("failed", failure_reason(job.cell, error), None)
-        if ended.kind == "done":
-            self.outcome.done += 1
-            progress.end(ended.content)
-        elif ended.kind == "claimed":
-            self.queue.elsewhere.append(job)
-            progress.end(ELSEWHERE, final=False)
-        elif ended.kind == "failed":
-            self.outcome.failed.append((job, ended.content))
-            progress.end(f"failed: {ended.content}")
-        elif stopping:
-            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: {ended.content}"
-        else:
-            self.lose(job, progress, "node lost touch", LOST_NODES, stopping, ended.content)
+            return "failed", failure_reason(job.cell, error)
+        return ended.end
 
-    def keep(self, job: Job, ended: Ended) -> None:
-        """Write what came back from a node that does not share the results folder. Raises Claimed."""
-        files = dict(ended.files)
-        with claim(self.store.claim(job.cell)):
-            if self.store.is_done(job):  # by a program that does share it
-                return
-            result = files.pop(RESULT, None) if ended.kind == "done" else None
-            self.store.adopt(job.cell, files)
-            if result:
-                self.store.finish(job.cell, json.loads(result))
 
-    def lose(
-        self, job: Job, progress: CellProgress, what: str, times: int, stopping: bool, error: object
-    ) -> None:
-        """Give a job whose task did not come to an end out again, unless that was done `times` times."""
-        self.lost[job.cell.key, what] += 1
-        if stopping:
-            self.outcome.stopped = self.outcome.stopped or f"{job.cell.label}: its {what}"
-        elif self.lost[job.cell.key, what] < times:
-            self.queue.waiting.appendleft(job)
-            progress.end(f"its {what}; given to another one", final=False)
-        else:
-            died = ProcessDied(f"its {what}, {times} times; out of memory? {str(error).splitlines()[0]}")
-            with contextlib.suppress(OSError):
-                self.store.fail(job.cell, describe_failure(job.cell, died))
-            self.outcome.failed.append((job, f"{died.word}: {died}"))
-            progress.end(f"failed: {died.word}: {died}")
+def first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
 
 
 @ray.remote(num_cpus=0)
@@ -316,21 +280,18 @@ def do(number: int, job: Job, dataset: Dataset, files: Files, settings: Settings
     shared = settings.probe.exists()
     alone = cache_folder() / "cluster" / f"{settings.probe.stem}-{job.cell.key}"  # a process that dies leaves it
     store = Store(settings.results if shared else alone)
+
+    def run() -> dict[str, Any]:
+        if not (shared or store.directory(job.cell).exists()):
+            store.adopt(job.cell, files)
+        runtime = set_up(settings.device, settings.precision, settings.threads)
+        worker = Worker(store, runtime, cache_folder(), line.progress, line.should_stop)
+        return worker.run(job, dataset.to(runtime.device))
+
     with Line(board, number) as line:
         warnings.showwarning = lambda message, *_, **__: line.warn(str(message))
-        try:
-            if not (shared or store.directory(job.cell).exists()):
-                store.adopt(job.cell, files)
-            runtime = set_up(settings.device, settings.precision, settings.threads)
-            worker = Worker(store, runtime, cache_folder(), line.progress, line.should_stop)
-            ended = "done", summarise(worker.run(job, dataset.to(runtime.device)))
-        except Claimed:
-            ended = "claimed", ""
-        except Stopped as error:
-            ended = "stopped", str(error)
-        except Exception as error:
-            ended = "failed", failure_reason(job.cell, error)
+        end = attempt(job, run)
     files_after = None if shared else store.export(job.cell)
     if not shared:
         shutil.rmtree(alone, ignore_errors=True)
-    return Ended(*ended, files_after)
+    return Ended(end, files_after)

@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from benchmark import claims, features
-from benchmark.engine import ELSEWHERE, run_jobs
+from benchmark.engine import run_jobs
+from benchmark.ledger import ELSEWHERE
 from benchmark.progress import Display
 from benchmark.run import Run, Stopped
 from benchmark.runtime import Runtime

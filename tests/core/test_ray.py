@@ -1,33 +1,25 @@
 """A grid on a Ray cluster of several nodes on this machine: the same bits as here, whatever dies."""
 
-import io
-import json
 import os
 import signal
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from rich.console import Console
-from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.engine import StopSignal
-from benchmark.progress import Display
-from benchmark.runtime import Runtime
 from benchmark.store import Store
 from benchmark.testing import short_job
-from benchmark.worker import Worker
 from methods.dm import DM
 from methods.random import Random
+from tests.core.spread import Meddling, jobs_of, once, same_as_alone
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install '.[ray]')")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from benchmark import cluster, ray_engine  # noqa: E402
 
-CPU = Runtime(torch.device("cpu"))
 NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
 
@@ -61,22 +53,6 @@ def machines(tmp_path_factory):
             whole.shutdown()
 
 
-class Meddling(Display):
-    """Calls `meddle(label, phase, steps done)` at every message of every cell."""
-
-    def __init__(self, meddle, cells):
-        super().__init__(Console(file=io.StringIO(), width=200), cells)
-        self.meddle = meddle
-
-    def start(self, label):
-        cell = super().start(label)
-        step = cell.step
-        cell.step = lambda phase, done, total, values: (
-            step(phase, done, total, values), self.meddle(label, phase, done),
-        )  # fmt: skip
-        return cell
-
-
 @pytest.fixture
 def go(machines, digits, tmp_path, monkeypatch):
     """go(jobs, ...) -> (outcome, what was printed)."""
@@ -88,40 +64,9 @@ def go(machines, digits, tmp_path, monkeypatch):
             store = Store(tmp_path / "ray")
             outcome = ray_engine.run_jobs(jobs, found, {"digits": digits}, store, display, stop)
         assert not list((tmp_path / "ray" / "locks").glob("*.probe"))
-        return outcome, display.console.file.getvalue()
+        return outcome, display.printed
 
     return run
-
-
-def jobs_of(digits, *methods, **hyper):
-    own = [hyper if method is DM else {} for method in methods]
-    return [short_job(method, digits, 1, seed, **own[seed]) for seed, method in enumerate(methods)]
-
-
-def same_as_alone(jobs, digits, tmp_path):
-    """Every cell is done, once, with the bits of a run in this process on one thread, as small images have it."""
-    alone, together = Store(tmp_path / "alone"), Store(tmp_path / "ray")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for job in jobs:
-            Worker(alone, CPU).run(job, digits)
-    finally:
-        torch.set_num_threads(threads)
-    assert [record.status for record in together.records()] == ["done"] * len(jobs)
-    for job in jobs:
-        tensors = [load_file(store.directory(job.cell) / "condensed.safetensors") for store in (alone, together)]
-        assert tensors[0].keys() == tensors[1].keys()
-        assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-        scores = [[e["accuracies"] for e in store.result(job.cell)["evaluations"]] for store in (alone, together)]
-        assert scores[0] == scores[1]
-        assert len(scores[0]) == 1
-        log = [json.loads(line) for line in (together.directory(job.cell) / "steps.jsonl").read_text().splitlines()]
-        steps = [(line["phase"], line["step"]) for line in log]
-        assert len(set(steps)) == len(steps), "a step was logged by two"
-        assert sorted(path.name for path in together.directory(job.cell).iterdir()) == sorted(
-            path.name for path in alone.directory(job.cell).iterdir()
-        )
 
 
 def process_of(label):
@@ -133,18 +78,6 @@ def process_of(label):
         except OSError:
             continue
     raise AssertionError(f"no process is at {label}")
-
-
-def once(phase, act, times=1):
-    """Calls act(label) when a cell tells of the inside of a phase, `times` times."""
-    left = [times]
-
-    def meddle(label, now, done):
-        if now == phase and done and left[0]:
-            left[0] -= 1
-            act(label)
-
-    return meddle
 
 
 def kill(label):
@@ -163,7 +96,7 @@ def test_the_same_bits_on_two_nodes(go, digits, tmp_path):
     assert (outcome.done, outcome.failed, outcome.stopped) == (3, [], "")
     assert "[3/3] " in printed
     assert max(together) >= 2, "each node has one core, so two cells at once are on two nodes"
-    same_as_alone(jobs, digits, tmp_path)
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
     assert go(jobs)[0].done == 3, "what is done is not done again"
 
 
@@ -180,8 +113,8 @@ def test_a_killed_process_and_a_killed_node_lose_nothing(go, machines, digits, t
     finally:
         machines.workers += [add_node(machines, 1) for _ in range(2 - len(machines.workers))]
     assert (outcome.done, outcome.failed, deaths) == (2, [], [])
-    assert printed.count(" died; given to another one") >= 2
-    same_as_alone(jobs, digits, tmp_path)
+    assert printed.count("; given to another one") >= 2
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
 
 
 @pytest.mark.long
@@ -208,7 +141,7 @@ def test_a_stop_reaches_the_nodes_and_the_same_call_goes_on(go, digits, tmp_path
     assert outcome.failed == []
     assert list((tmp_path / "ray").glob("runs/*/checkpoint/condense.safetensors"))
     assert go(jobs)[0].done == 3
-    same_as_alone(jobs, digits, tmp_path)
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
 
 
 @contextmanager
@@ -229,8 +162,8 @@ def test_without_a_shared_folder_results_come_back(go, apart, machines, digits, 
     jobs = jobs_of(digits, DM, DM, Random, iterations=200)
     outcome, printed = go(jobs, once("condense", kill))
     assert (outcome.done, outcome.failed) == (3, [])
-    assert "its process died; given to another one" in printed
-    same_as_alone(jobs, digits, tmp_path)
+    assert "its process died (" in printed
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
 
 
 @pytest.mark.long
@@ -249,7 +182,7 @@ def test_without_a_shared_folder_a_stop_brings_the_checkpoints_back(go, apart, m
     outcome, _ = go(jobs, lambda label, phase, done: first.append(done) if phase == "condense" else None)
     assert outcome.done == 2
     assert first[0] > 0, "it went on from the checkpoint"
-    same_as_alone(jobs, digits, tmp_path)
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
     assert set(machines.cache.glob("cluster/*")) == before, "a node kept files"
 
 

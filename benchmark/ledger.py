@@ -1,0 +1,131 @@
+"""The ledger that every engine keeps: which jobs wait, and what became of the others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmark.budget import CellError
+from benchmark.cells import Job
+from benchmark.claims import Claimed, is_free
+from benchmark.failures import describe_failure, failure_reason, less_memory
+from benchmark.progress import CellProgress, Display
+from benchmark.run import Stopped
+from benchmark.store import Store
+
+ELSEWHERE = "another process is at it; looked at again later"
+
+End = tuple[Literal["done", "claimed", "stopped", "failed"], str]
+"""How a job ended, and what there is to say: scores, nothing, where it stopped, or why it failed."""
+
+
+class ProcessDied(CellError):
+    word = "process died"
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs: how many ended done, which failed and why, and whether the run was stopped."""
+
+    done: int = 0
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+    stopped: str = ""
+    """Where it stopped, empty if it ran to its end."""
+
+    def stop(self, where: str) -> None:
+        """Note where the run stopped; the first place counts."""
+        self.stopped = self.stopped or where
+
+
+def attempt(job: Job, run: Callable[[], dict[str, Any]]) -> End:
+    """Call `run`, which gives the job's result, and tell how that ended. Raises nothing."""
+    try:
+        result = run()
+    except Claimed:
+        return "claimed", ""
+    except Stopped as error:
+        return "stopped", str(error)
+    except Exception as error:
+        return "failed", failure_reason(job.cell, error)
+    return "done", summarise(result)
+
+
+def summarise(result: dict[str, Any]) -> str:
+    """One line for the progress display: accuracy by protocol and network, and seconds."""
+    scores = []
+    for entry in result["evaluations"]:
+        mean = 100 * sum(entry["accuracies"]) / len(entry["accuracies"])
+        scores.append(f"{mean:.1f} % ({entry['protocol']}, {entry['network']}, {len(entry['accuracies'])} nets)")
+    seconds = result["condensation"]["seconds"] + sum(entry["seconds"] for entry in result["evaluations"])
+    return f"{'; '.join(scores)} in {seconds:.0f} s"
+
+
+class Ledger:
+    """The jobs of a grid. Those that another program is at come last, when it has left them."""
+
+    def __init__(self, jobs: Sequence[Job], store: Store, display: Display) -> None:
+        """Announces every job in the store."""
+        self.store, self.display = store, display
+        self.waiting, self.elsewhere = deque(jobs), deque[Job]()
+        self.outcome = Outcome()
+        self._lost: Counter[tuple[str, str]] = Counter()
+        for job in jobs:
+            store.announce(job)
+
+    def __bool__(self) -> bool:
+        """Whether jobs are left that nobody was given."""
+        return bool(self.waiting or self.elsewhere)
+
+    def take(self) -> Job | None:
+        """The next job; None where all that are left are done by other programs at this moment."""
+        if self.waiting:
+            return self.waiting.popleft()
+        free = next((job for job in self.elsewhere if is_free(self.store.claim(job.cell))), None)
+        if free is not None:
+            self.elsewhere.remove(free)
+        return free
+
+    def begin(self, job: Job) -> CellProgress:
+        """Show that a job is under way."""
+        return self.display.start(job.cell.label)
+
+    def settle(self, job: Job, progress: CellProgress, end: End) -> None:
+        """Take up how a job ended."""
+        kind, content = end
+        if kind == "done":
+            self.outcome.done += 1
+            progress.end(content)
+        elif kind == "claimed":
+            self.elsewhere.append(job)
+            progress.end(ELSEWHERE, final=False)
+        elif kind == "failed":
+            self.outcome.failed.append((job, content))
+            progress.end(f"failed: {content}")
+        else:
+            self.outcome.stop(f"{job.cell.label}: {content}")
+
+    def lose(
+        self, job: Job, progress: CellProgress, what: str, times: int, stopping: bool, detail: str = ""
+    ) -> None:
+        """A job came to no end, because its `what` ("process died"): give it out again, unless that happened `times`
+        times. What it had saved is gone on from."""
+        self._lost[job.cell.key, what] += 1
+        told = f"its {what} ({detail})" if detail else f"its {what}"
+        if stopping:
+            self.outcome.stop(f"{job.cell.label}: {told}")
+        elif self._lost[job.cell.key, what] < times:
+            self.waiting.appendleft(job)
+            progress.end(f"{told}; given to another one", final=False)
+        else:
+            error = ProcessDied(f"{told}, {times} times; if memory ran out: {less_memory(job.cell)}")
+            with contextlib.suppress(OSError):  # a full disk: the reason still reaches the user
+                self.store.fail(job.cell, describe_failure(job.cell, error))
+            self.settle(job, progress, ("failed", failure_reason(job.cell, error)))
+
+    def stop_before_the_rest(self) -> None:
+        """Note that the run was stopped with jobs left."""
+        if self:
+            self.outcome.stop(f"before {(self.waiting or self.elsewhere)[0].cell.label}")
