@@ -35,7 +35,7 @@ from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
-from benchmark.trainer import scale_lr, train_epochs
+from benchmark.trainer import SCORING_BATCH, scale_lr, train_epochs
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class CAFE(Method):
     name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
     Hyper = CAFEHyper
     scaled = ("iterations",)
-    quick = {"iterations": 5, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 32}
+    quick = {"iterations": 4, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
     augments = False
 
     @classmethod
@@ -197,7 +197,7 @@ class CAFEDSA(CAFE):
 def query(network: Network, task: Task, per_class: int) -> list[float]:
     """Accuracy of the network on a random batch of real images of each class."""
     batch_KNCHW = task.real_batch(per_class)
-    parts = batch_KNCHW.split(task.class_chunk(batch_KNCHW))
-    guesses_KN = torch.cat([network(part.flatten(0, 1)).argmax(1).unflatten(0, part.shape[:2]) for part in parts])
+    guesses = [network(images).argmax(1) for images in batch_KNCHW.flatten(0, 1).split(SCORING_BATCH)]
+    guesses_KN = torch.cat(guesses).unflatten(0, batch_KNCHW.shape[:2])
     right_K = (guesses_KN == torch.arange(task.classes, device=task.device)[:, None]).double().mean(1)
     return right_K.tolist()
