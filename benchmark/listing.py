@@ -65,5 +65,5 @@ def print_plan(entries: Sequence[Entry], place: str, processes: int, apart: bool
     shared = f" in {processes} processes" if processes > 1 else ""
     cells = ", ".join(f"{count} {state}" for state, count in counts.items())
     known = [entry.seconds for entry in entries if entry.seconds is not None]
-    total = duration(sum(known) / (processes if apart else 1)) if known or not counts["to do"] else "at nothing yet"
-    console.print(f"{len(entries)} cells: {cells}; estimated {total}{shared}", highlight=False)
+    total = f"estimated {duration(sum(known) / (processes if apart else 1))}" if known else "no estimate"
+    console.print(f"{len(entries)} cells: {cells}; {total}{shared}", highlight=False)

@@ -19,6 +19,9 @@ Precision = Literal["float32", "bf16", "reference"]
 
 MIB = 2**20
 
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+"""The names of mallopt's parameters in <malloc.h>."""
+
 
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed from what it is for, for example `derive_seed(cell.key, "evaluate", 3)`. No clock, no counter."""
@@ -36,10 +39,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # musl and friends
         return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt(mmap_threshold, 2**31 - 1)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 256 * MIB)
+    mallopt(MMAP_THRESHOLD, 2**31 - 1)
+    mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(TOP_PAD, 256 * MIB)
 
 
 def cores() -> int:
@@ -52,8 +54,8 @@ class Runtime:
     """Where and how to compute.
 
     precision: `float32` is the fast path (TF32 convolutions allowed on CUDA); `bf16` the same with first-order work
-    (evaluation, experts, margins, networks of an inner loop) in bfloat16 where that is faster, and every gradient that
-    is matched or unrolled in float32; `reference` is the plain eager oracle, one class and one network at a time, TF32
+    (evaluation, experts, margins) in bfloat16, on a CPU where it is compiled, and every gradient that is matched or
+    unrolled in float32; `reference` is the plain eager oracle, one class and one network at a time, TF32
     off, that the others are held against.
     """
 
@@ -94,9 +96,9 @@ class Runtime:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16 products."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether the device is a CPU with instructions for bfloat16 products, where its gain was measured."""
+    if device.type != "cpu":
+        return False
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

@@ -7,7 +7,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 
-from benchmark.runtime import MIB, keep_freed_memory
+from benchmark.runtime import MIB, MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
 
 LARGE = 32 * MIB
 """What glibc's moving threshold arrives at: tensors from here on come from the system and go back to it."""
@@ -20,10 +20,9 @@ def default_allocator() -> Iterator[None]:
     if libc is None:
         yield
         return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    libc.mallopt(mmap_threshold, LARGE)
-    libc.mallopt(trim_threshold, 2 * LARGE)
-    libc.mallopt(top_pad, 2**17)
+    libc.mallopt(MMAP_THRESHOLD, LARGE)
+    libc.mallopt(TRIM_THRESHOLD, 2 * LARGE)
+    libc.mallopt(TOP_PAD, 2**17)
     taken = take_large_holes(libc)
     try:
         yield
