@@ -94,3 +94,5 @@ class Job:
 
     cell: Cell
     evaluations: tuple[Evaluation, ...]
+    microbatch: int | None = None
+    """Real images of a class in one pass (`Task.microbatch`). No part of the cell: what is computed is the same."""

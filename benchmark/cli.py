@@ -100,6 +100,9 @@ class Options:
     """float32; bf16: evaluation and other first-order work in bfloat16, gradients that are matched in float32; or
     reference: the plain eager oracle, one class and one network at a time. Default: bf16 on the quick schedule where
     the processor has instructions for it, float32 otherwise."""
+    microbatch: int | None = None
+    """Real images of a class that go through a network at once in a matching step: the same numbers up to rounding in
+    less memory. Default: the whole batch."""
     config: Path | None = None
     """A TOML file of these options; the command line goes before it."""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -297,8 +300,11 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
         idle = overrides.keys() - used
         if idle:
             raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
+        if options.microbatch and not any(registry.get(name).microbatches for name in used):
+            raise ValueError("--microbatch splits the real batches of a matching step, which none of --methods has")
         numbers = (
-            ("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets), ("--workers", options.workers)
+            ("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets),
+            ("--workers", options.workers), ("--microbatch", options.microbatch),
         )  # fmt: skip
         for option, values in numbers:
             given = [v for v in (values if isinstance(values, tuple) else (values,)) if v is not None]
@@ -319,6 +325,7 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
             budget=options.budget,
             precision=options.precision or "float32",
             overrides=overrides,
+            microbatch=options.microbatch,
         )
         quick = all(grid.schedule_of(spec).name == "quick" for spec in specs)
         if options.precision is None and quick and fast_bf16:

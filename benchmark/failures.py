@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmark import registry
 from benchmark.budget import CellError
 from benchmark.cells import Cell
 
@@ -64,10 +65,16 @@ def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
 
 
 def less_memory(cell: Cell) -> str:
-    """The settings that make this cell smaller: half of each batch of its loop, the next smaller budget."""
+    """The settings that make this cell smaller: a part of its real batches at once, half of each batch of its loop, the
+    next smaller budget."""
     loop, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
     halved = {name: v // 2 for name, v in values.items() if name.startswith("batch") and type(v) is int and v > 1}
-    ways = [f"smaller batches (--set {' '.join(f'{loop}.{n}={v}' for n, v in halved.items())})"] if halved else []
+    ways = []
+    known = registry.all_methods().get(loop)
+    if known and known.microbatches and (quarter := values.get("batch_real", 0) // 4):
+        ways += [f"its real batches in parts, with the same result (--microbatch {quarter})"]
+    if halved:
+        ways += [f"smaller batches (--set {' '.join(f'{loop}.{n}={v}' for n, v in halved.items())})"]
     ways += [f"a smaller budget (--ipc {ipc})" for ipc in CANONICAL_IPC if ipc < cell.ipc][:1]
     return f"needs less: {', '.join([*ways, 'fewer networks at a time (--nets)'])}"
 

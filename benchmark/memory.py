@@ -43,7 +43,7 @@ def predicted_bytes(job: Job, dataset: Dataset) -> int:
     name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
     mover, method = registry.get(name), registry.get(cell.method)
     work = mover.work(mover.Hyper(**values), spec, budget)
-    real = min(PIXELS_AT_ONCE / spec.pixels, len(dataset.train))
+    real = min(PIXELS_AT_ONCE / spec.pixels, len(dataset.train), (job.microbatch or math.inf) * spec.classes)
     synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
     seen = max(TRAINED * min(work.trained, real), min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
     peaks = [seen * kept_bytes("convnet", spec)]

@@ -120,6 +120,8 @@ class Method:
     """Fields of Hyper that a fractional schedule multiplies (never below 1)."""
     quick: ClassVar[dict[str, Any]] = {}
     """Fields of Hyper under the quick schedule."""
+    microbatches: ClassVar[bool] = False
+    """Whether the loop takes a mean over real images that `task.microbatch` may split."""
 
     def __init__(self, hyper: Any, mover: Method | None = None) -> None:
         self.hyper, self.mover = hyper, mover or self

@@ -48,6 +48,7 @@ class Grid:
     budget: Literal["strict", "native"]
     precision: Precision
     overrides: Overrides = dataclasses.field(default_factory=dict)
+    microbatch: int | None = None
 
     def schedule_of(self, spec: DatasetSpec) -> Schedule:
         return self.schedule or Schedule.parse("quick" if spec.name == "digits" else "paper")
@@ -100,7 +101,7 @@ class Grid:
             for protocol in self.protocols
             for network in self.networks
         )
-        return Job(cell, evaluations)
+        return Job(cell, evaluations, self.microbatch)
 
 
 def parse_overrides(settings: Iterable[str]) -> Overrides:

@@ -68,7 +68,7 @@ class Worker:
         cell = job.cell
         method = registry.get(cell.method)
         directory = self.store.announce(job)
-        task = self._task(cell, dataset)
+        task = self._task(job, dataset)
         run = Run(directory, cell.key, 60.0, self.progress, self.should_stop, {"generator": task.generator})
         artifact = self._condensed(directory / CONDENSED, task, run, dataset, cell)
         write_preview(directory / "preview.png", artifact.container, dataset.train)
@@ -97,10 +97,11 @@ class Worker:
             "finished": now(),
         }
 
-    def _task(self, cell: Cell, dataset: Dataset) -> Task:
+    def _task(self, job: Job, dataset: Dataset) -> Task:
+        cell = job.cell
         budget = Budget(cell.ipc, dataset.spec.classes, dataset.spec.image_shape, cell.budget)
         generator = self.runtime.generator(cell.key, "condense")
-        return Task(dataset.spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache)
+        return Task(dataset.spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache, job.microbatch)
 
     def _condensed(self, path: Path, task: Task, run: Run, dataset: Dataset, cell: Cell) -> Artifact:
         """The cell's condensed set: the stored one if it is whole and this cell's, else condensed now and stored."""

@@ -112,6 +112,7 @@ class CAFE(Method):
 
     name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
     Hyper = CAFEHyper
+    microbatches = True
     scaled = ("iterations",)
     quick = {"iterations": 4, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
     augments = False
@@ -139,7 +140,7 @@ class CAFE(Method):
         """A step of the run is one image step with its network training. A network that is done early leaves the rest
         of its `max_image_steps` steps empty: how many it needs is not known before."""
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
-        objective = FeatureAlignment(hyper.discrimination, task.runtime.batched)
+        objective = FeatureAlignment(hyper.discrimination, task.runtime.batched, task.microbatch)
         network = task.network()
         loop = BiLevel(self.window())
         steps = hyper.iterations * hyper.max_image_steps

@@ -64,6 +64,7 @@ class DC(Method):
 
     name, title, paper = "dc", "DC", "Zhao, Mopuri & Bilen, ICLR 2021"
     Hyper = DCHyper
+    microbatches = True
     scaled = ("iterations",)
     augments = False
 
@@ -104,7 +105,7 @@ class DC(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
-        objective = GradientMatching(hyper.distance, task.runtime.batched)
+        objective = GradientMatching(hyper.distance, task.runtime.batched, microbatch=task.microbatch)
         network = task.network()
         steps = hyper.iterations * hyper.outer_loop
         for step in run.loop("condense", steps, container=container, optimiser=optimiser, network=network):

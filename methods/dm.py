@@ -11,6 +11,7 @@ Deviations exactly `iterations` steps (the authors' loop makes one more); any IP
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -42,6 +43,7 @@ class DM(Method):
 
     name, title, paper = "dm", "DM", "Zhao & Bilen, WACV 2023"
     Hyper = DMHyper
+    microbatches = True
     scaled = ("iterations",)
     quick = {"iterations": 100, "batch_real": 64}
 
@@ -67,8 +69,8 @@ class DM(Method):
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        network = task.network()
+        network, objective = task.network(), partial(distribution_matching, microbatch=task.microbatch)
         for _ in run.loop("condense", self.hyper.iterations, container=container, optimiser=optimiser):
             networks.initialise_(network, task.generator)
             real, synthetic = task.siamese(task.real_batch(self.hyper.batch_real), task.synthetic(container))
-            run.log(loss=task.step(distribution_matching, network, real, synthetic, optimiser))
+            run.log(loss=task.step(objective, network, real, synthetic, optimiser))

@@ -114,6 +114,7 @@ class IDC(Method):
     name, title, paper = "idc", "IDC", "Kim et al., ICML 2022"
     container_row = "idc"
     Hyper = IDCHyper
+    microbatches = True
     cells = SETTINGS
     scaled = ("outer",)
     quick = {"outer": 7, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
@@ -176,7 +177,7 @@ class IDC(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
-        objective = GradientMatching(hyper.metric, task.runtime.batched, matched="conv")
+        objective = GradientMatching(hyper.metric, task.runtime.batched, "conv", task.microbatch)
         pool = TrainingSet.real(task.train)
         network = task.network()
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)

@@ -34,6 +34,7 @@ from benchmark.containers.addressed import Addressed, AddressedLayout, basis_sha
 from benchmark.data import DatasetSpec, Split
 from benchmark.method import Method, Work
 from benchmark.networks import Network
+from benchmark.objectives import real_parts
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
@@ -88,6 +89,7 @@ class LinBa(Method):
     name, title, paper = "linba", "LinBa", "Deng & Russakovsky, NeurIPS 2022"
     container_row = "linba"
     Hyper = LinBaHyper
+    microbatches = True
     scaled = ("iterations",)
     # Thirty steps find nothing from noise, so the quick schedule starts from real images and takes larger steps
     # (digits, IPC 1, held-out tenth of train: 67 % at the start, 72 % by lr_img 0.5 with 4 inner steps, 81 % with 10,
@@ -173,7 +175,7 @@ class LinBa(Method):
             inner, real, labels = self.draw(container, task)
             unroll = Unroll(network, inner, hyper.inner_steps, hyper.mom_net)
             weights = unroll.forward(flatten(network), lr)
-            loss, cotangent = loss_and_gradient(network, weights, real, labels)
+            loss, cotangent = loss_and_gradient(network, weights, real, labels, task.microbatch)
             optimiser.zero_grad()
             unroll.backward(cotangent)
             norm = torch.nn.utils.clip_grad_norm_(container.parameters(), hyper.clip)
@@ -204,11 +206,17 @@ class LinBa(Method):
         return inner, augment.apply(real.flatten(0, 1), params), every.repeat_interleave(real.shape[1])
 
 
-def loss_and_gradient(network: Network, weights: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of flat weights [P] on a batch, and its gradient [P]."""
+def loss_and_gradient(
+    network: Network, weights: Tensor, images: Tensor, labels: Tensor, microbatch: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of flat weights [P] on a batch, and its gradient [P]. microbatch: images in one pass."""
     leaf = weights.detach().requires_grad_()
-    loss = F.cross_entropy(functional_call(network, unflatten(leaf, network), (images,)), labels)
-    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+    total, gradient = torch.zeros((), device=weights.device), torch.zeros_like(weights)
+    for (part, share), own in zip(real_parts(images, microbatch), labels.split(microbatch or len(labels)), strict=True):
+        loss = share * F.cross_entropy(functional_call(network, unflatten(leaf, network), (part,)), own)
+        gradient += torch.autograd.grad(loss, leaf)[0]
+        total += loss.detach()
+    return total, gradient
 
 
 @torch.no_grad()

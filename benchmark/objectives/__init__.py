@@ -3,6 +3,9 @@
 An objective is a pure function of (network, real batch, synthetic batch) to a scalar that is a sum over classes, unless
 it says `separable = False`: then its classes look at each other, and it is only ever called with all of them. The
 batches [K, n, C, H, W] are what the network sees: normalised or whitened, already augmented.
+
+What an objective takes of the real side is a mean over images, and no network looks at two images at once. So with a
+`microbatch` the real images of a class go through in parts of so many, and the mean of all is the same.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ from benchmark.networks import Network
 
 Objective = Callable[[Network, Tensor, Tensor, Tensor], Tensor]
 """(network, real_KNCHW, synthetic_KMCHW, classes_K) -> loss summed over the K classes."""
+
+
+def real_parts(batch: Tensor, microbatch: int | None, dim: int = 0) -> list[tuple[Tensor, float]]:
+    """The batch in parts of at most `microbatch` images along `dim`, each with its share of all images."""
+    size = batch.shape[dim]
+    return [(part, part.shape[dim] / size) for part in batch.split(microbatch or size, dim)]
 
 
 def value_and_grad(

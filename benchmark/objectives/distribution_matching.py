@@ -6,14 +6,25 @@ import torch
 from torch import Tensor
 
 from benchmark.networks import Network
+from benchmark.objectives import real_parts
 
 
-def distribution_matching(network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
+def distribution_matching(
+    network: Network,
+    real_KNCHW: Tensor,
+    synthetic_KMCHW: Tensor,
+    classes_K: Tensor,
+    microbatch: int | None = None,
+) -> Tensor:
     """sum_c | mean_n phi(real_cn) - mean_m phi(synthetic_cm) |^2, phi the embedding before the classifier.
 
     A sum over classes and embedding dimensions, not divided by anything; the real side carries no gradient.
     """
     with torch.no_grad():
-        real_KD = network.features(real_KNCHW.flatten(0, 1)).unflatten(0, real_KNCHW.shape[:2]).mean(1)
-    synthetic_KD = network.features(synthetic_KMCHW.flatten(0, 1)).unflatten(0, synthetic_KMCHW.shape[:2]).mean(1)
-    return (real_KD - synthetic_KD).square().sum()
+        real_KD = sum(share * mean_embedding(network, part) for part, share in real_parts(real_KNCHW, microbatch, 1))
+    return (real_KD - mean_embedding(network, synthetic_KMCHW)).square().sum()
+
+
+def mean_embedding(network: Network, images_KNCHW: Tensor) -> Tensor:
+    """[K, D]."""
+    return network.features(images_KNCHW.flatten(0, 1)).unflatten(0, images_KNCHW.shape[:2]).mean(1)

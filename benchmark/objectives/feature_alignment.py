@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.networks.convnet import ConvNet
+from benchmark.objectives import real_parts
 
 PIXELS_AT_ONCE = 2**23
 """Input values in one pass through the network; what is beyond goes in parts, whose activations are computed again in
@@ -23,12 +24,15 @@ class FeatureAlignment:
     f_l are the post-ReLU maps of all blocks and the pooled last map. logits_cn are the inner products of the pooled
     real image with the pooled synthetic means of all classes, so the classes cannot be taken apart. The real side
     carries no gradient. batched: real images of many classes in one pass, instead of one class after the other.
+    microbatch: real images of a class in one pass; None is all.
     """
 
     separable = False
 
-    def __init__(self, discrimination: float = 0.01, batched: bool = False) -> None:
-        self.discrimination, self.batched = discrimination, batched
+    def __init__(
+        self, discrimination: float = 0.01, batched: bool = False, microbatch: int | None = None
+    ) -> None:
+        self.discrimination, self.batched, self.microbatch = discrimination, batched, microbatch
 
     def __call__(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         align, discriminate = self.parts(network, real_KNCHW, synthetic_KMCHW)
@@ -39,7 +43,7 @@ class FeatureAlignment:
         classes, images = real_KNCHW.shape[:2]
         with torch.no_grad():
             chunk = at_once(real_KNCHW) if self.batched else 1
-            found = [real_features(network, part) for part in real_KNCHW.split(chunk)]
+            found = [real_features(network, part, self.microbatch) for part in real_KNCHW.split(chunk)]
             *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
         synthetic = class_means(network, synthetic_KMCHW)
         weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]
@@ -54,10 +58,14 @@ def at_once(images_KNCHW: Tensor) -> int:
     return max(1, PIXELS_AT_ONCE // images_KNCHW[0].numel())
 
 
-def real_features(network: ConvNet, images_KNCHW: Tensor) -> tuple[Tensor, ...]:
+def real_features(network: ConvNet, images_KNCHW: Tensor, microbatch: int | None = None) -> tuple[Tensor, ...]:
     """The class means of every stage [K, ...], and the pooled map of every image [K, N, ...]."""
-    stages = [stage.unflatten(0, images_KNCHW.shape[:2]) for stage in network.stages(images_KNCHW.flatten(0, 1))]
-    return *(stage.mean(1) for stage in stages), stages[-1]
+    means, pooled = [], []
+    for part, share in real_parts(images_KNCHW, microbatch, 1):
+        stages = [stage.unflatten(0, part.shape[:2]) for stage in network.stages(part.flatten(0, 1))]
+        means.append([share * stage.mean(1) for stage in stages])
+        pooled.append(stages[-1])
+    return *(sum(stage) for stage in zip(*means, strict=True)), torch.cat(pooled, 1)
 
 
 def class_means(network: ConvNet, images_KMCHW: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ parameters; IDC (Kim et al., ICML 2022) over convolution weights only, with `mse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from benchmark.networks import Network
+from benchmark.objectives import real_parts
 
 Distance = Literal["dc", "mse", "cos", "l1"]
 Matched = Literal["all", "conv"]
@@ -62,10 +63,18 @@ class GradientMatching:
 
     batched: take the gradients of all classes in one vmapped pass (for devices where launches cost more than
     arithmetic) instead of one class after the other. Both give the same numbers. matched: which parameters' gradients.
+    microbatch: real images of a class in one pass; None is all.
     """
 
-    def __init__(self, distance: Distance = "dc", batched: bool = False, matched: Matched = "all") -> None:
+    def __init__(
+        self,
+        distance: Distance = "dc",
+        batched: bool = False,
+        matched: Matched = "all",
+        microbatch: int | None = None,
+    ) -> None:
         self.distance, self.batched, self.matched = DISTANCES[distance], batched, matched
+        self.microbatch = microbatch
 
     def __call__(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         if self.batched:
@@ -73,7 +82,10 @@ class GradientMatching:
         parameters = tuple(self._parameters(network).values())
         total = torch.zeros((), device=real_KNCHW.device)
         for real_NCHW, synthetic_MCHW, label in zip(real_KNCHW, synthetic_KMCHW, classes_K, strict=True):
-            real = torch.autograd.grad(self._loss(network, real_NCHW, label), parameters)
+            real = weighted_sum(
+                (torch.autograd.grad(self._loss(network, part, label), parameters), share)
+                for part, share in real_parts(real_NCHW, self.microbatch)
+            )
             synthetic = torch.autograd.grad(self._loss(network, synthetic_MCHW, label), parameters, create_graph=True)
             total = total + self.distance(real, synthetic)
         return total
@@ -97,6 +109,18 @@ class GradientMatching:
             return F.cross_entropy(logits, label.expand(len(images_NCHW)))
 
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))
-        real = gradients(parameters, real_KNCHW, classes_K)
+        real = weighted_sum(
+            ([g.detach() for g in gradients(parameters, part, classes_K).values()], share)
+            for part, share in real_parts(real_KNCHW, self.microbatch, 1)
+        )
         synthetic = gradients(parameters, synthetic_KMCHW, classes_K)
-        return vmap(self.distance)(tuple(g.detach() for g in real.values()), tuple(synthetic.values())).sum()
+        return vmap(self.distance)(tuple(real), tuple(synthetic.values())).sum()
+
+
+def weighted_sum(parts: Iterable[tuple[Sequence[Tensor], float]]) -> Sequence[Tensor]:
+    """Lists of tensors, each times its share, added up; a single one as it is."""
+    total: Sequence[Tensor] | None = None
+    for tensors, share in parts:
+        scaled = tensors if share == 1 else [share * tensor for tensor in tensors]
+        total = scaled if total is None else [t + s for t, s in zip(total, scaled, strict=True)]
+    return total

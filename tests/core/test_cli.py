@@ -56,6 +56,8 @@ def planned(monkeypatch):
 
 
 WRONG = [
+    ("--microbatch 0", "--microbatch needs whole numbers of at least 1, not 0"),
+    ("--microbatch 8 --methods random mtt", "--microbatch splits the real batches .* none of --methods has"),
     ("--workers 0", "--workers needs whole numbers of at least 1, not 0"),
     ("--evaluate set.pt --workers 2", "--evaluate scores in this process; leave out --workers"),
     ("--engine spark", "local.*ray"),

@@ -1,11 +1,14 @@
 """Gradient matching and distribution matching: golden vectors on every path, each distance by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.distribution_matching import distribution_matching
+from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.objectives.gradient_matching import (
     DISTANCES,
     GradientMatching,
@@ -65,6 +68,32 @@ def test_the_paths_agree_in_float64(golden, golden_convnet, distance):
     ]
     for other in results[1:]:
         close(other, results[0], 1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        GradientMatching,
+        partial(GradientMatching, "mse", True),
+        partial(GradientMatching, "l1", matched="conv"),
+        FeatureAlignment,
+        lambda microbatch=None: partial(distribution_matching, microbatch=microbatch),
+    ],
+    ids=["dc", "batched", "l1", "cafe", "dm"],
+)
+def test_a_microbatch_splits_real_batches_exactly(golden, golden_convnet, objective, size):
+    vectors = golden("gradient_matching_dc")
+    network = golden_convnet(vectors).double()
+    real, synthetic, seen = vectors["real"].double(), vectors["syn"].double(), []
+    network.register_forward_hook(lambda *_: seen.append(1))
+    whole = value_and_grad(objective(), network, real, synthetic, 2)
+    calls = len(seen)
+    parts = value_and_grad(objective(microbatch=size), network, real, synthetic, 2)
+    for part, all_at_once in zip(parts, whole, strict=True):
+        close(part, all_at_once, 1e-9)
+    if calls and size < real.shape[1]:
+        assert len(seen) - calls > calls, "the real images went through in one piece"
 
 
 def test_objectives_leave_the_network_and_the_batches_alone(golden, golden_convnet):

@@ -5,11 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from torchvision import datasets
 
 from benchmark import data, registry
+from benchmark.budget import Budget
 from benchmark.cells import Evaluation
+from benchmark.method import Schedule
 from benchmark.recipes import Recipe
+from benchmark.run import Run
 from benchmark.runtime import Runtime
 from benchmark.store import Store
 from benchmark.testing import check_method, short_job
@@ -24,6 +28,7 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
     write_tiny,
 )
 from tests.methods.short import short_settings, smallest_ipc
+from tests.methods.toy_task import float64, toy_task
 
 METHODS = sorted(registry.all_methods())
 CHEAP = ("random", "herding", "kcenter", "whole", "dc", "dsa", "dm")
@@ -36,6 +41,21 @@ def test_the_contract(name, tmp_path, monkeypatch):
     settings = short_settings(method)
     digits = data.load("digits", tmp_path)
     check_method(method, digits, smallest_ipc(method, digits.spec, **settings), **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if registry.get(name).microbatches])
+def test_a_microbatch_changes_nothing_but_rounding(name):
+    method, ends = registry.get(name), []
+    for size in (None, 2):
+        with float64():
+            task = dataclasses.replace(toy_task(), microbatch=size)
+            settings = dict.fromkeys(method.scaled, 3) | short_settings(method)
+            ipc = smallest_ipc(method, task.spec, **short_settings(method))
+            task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
+            hyper = method.hyper_parameters(task.spec, ipc, Schedule.parse("quick"), settings)
+            ends.append(method(hyper).condense(task, Run()).state_dict())
+    for whole, parts in zip(ends[0].values(), ends[1].values(), strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-9)
 
 
 # The writers, by data set. Two to five training images of each class.
