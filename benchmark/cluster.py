@@ -58,7 +58,7 @@ class Cluster:
         """What the task of a job asks Ray for."""
         if self.device == "cpu":
             return {"num_cpus": self.cores}
-        return {"num_cpus": self.cores, "num_gpus": share(predicted_bytes(job, dataset), self.gpu_bytes)}
+        return {"num_cpus": self.cores, "num_gpus": share(predicted_bytes(job, dataset.spec), self.gpu_bytes)}
 
     def speed(self) -> float | None:
         """FLOP per second of one cell by itself (see `probe_speed`); None where no node is free to tell."""

@@ -35,15 +35,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def print_plan(entries: Sequence[Entry], place: str, processes: int, apart: bool, console: Console) -> None:
+def print_plan(entries: Sequence[Entry], place: str, processes: int, gpu: bool, console: Console) -> None:
     """One line a cell: state, floats, estimated cost; then the totals.
 
-    place: what the cells would run on. apart: whether each of the processes has a device of its own, so that they
-    divide the time; processes on one CPU do not.
+    place: what the cells would run on. gpu: whether that is GPUs: then the memory that a cell is predicted to take is
+    shown, and processes divide the time, each having a GPU of its own; those of a CPU do not.
     """
     table = Table(box=None, title=f"Plan on {place}", title_justify="left")
-    numbers = ("IPC", "seed", "floats", "x budget", "estimate")
-    for column in ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", numbers[4]):
+    numbers = ("IPC", "seed", "floats", "x budget", "estimate", "GPU memory")
+    columns = ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", *numbers[4:])
+    for column in columns if gpu else columns[:-1]:
         table.add_column(column, justify="right" if column in numbers else "left")
     for entry in entries:
         cell = entry.job.cell
@@ -59,11 +60,12 @@ def print_plan(entries: Sequence[Entry], place: str, processes: int, apart: bool
             f"{entry.budget.multiple(entry.floats):.3f}" if entry.floats else "-",
             escape(f"blocked: {entry.reason}") if entry.state == "blocked" else entry.state,
             duration(entry.seconds) if entry.seconds is not None else "-",
+            *([f"{entry.gpu_bytes / 2**30:.1f} GiB" if entry.state == "to do" else "-"] if gpu else []),
         )
     console.print(table)
     counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}
     shared = f" in {processes} processes" if processes > 1 else ""
     cells = ", ".join(f"{count} {state}" for state, count in counts.items())
     known = [entry.seconds for entry in entries if entry.seconds is not None]
-    total = f"estimated {duration(sum(known) / (processes if apart else 1))}" if known else "no estimate"
+    total = f"estimated {duration(sum(known) / (processes if gpu else 1))}" if known else "no estimate"
     console.print(f"{len(entries)} cells: {cells}; {total}{shared}", highlight=False)

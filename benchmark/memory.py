@@ -1,4 +1,4 @@
-"""How much memory of a device a cell will need, before anything runs: what a cluster divides its GPUs by.
+"""How much memory of a GPU a cell will need, before anything runs: what the plan shows and a cluster divides GPUs by.
 
 Nothing but activations is large here, so they are counted: those that autograd keeps of one image, times the images of
 one pass, times what the kind of pass adds. It errs on the high side, because a cell that is given too little dies.
@@ -15,7 +15,7 @@ from torch.func import functional_call
 from benchmark import networks, registry
 from benchmark.budget import Budget
 from benchmark.cells import Job
-from benchmark.data import Dataset, DatasetSpec
+from benchmark.data import DatasetSpec
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 
 CONTEXT = 2**30
@@ -32,18 +32,19 @@ OPTIMISED = 4
 """Copies of a network's parameters while it is trained: itself, gradients, momentum, and one that is being made."""
 
 
-def predicted_bytes(job: Job, dataset: Dataset) -> int:
-    """Peak bytes of a GPU that condensing and evaluating one cell takes.
+def predicted_bytes(job: Job, spec: DatasetSpec) -> int:
+    """Peak bytes of a GPU that condensing and evaluating one cell of a data set takes.
 
     A pass of a condensation is taken to be as large as the substrate allows (`PIXELS_AT_ONCE`; of synthetic images
     `SYNTHETIC_AT_MOST` a class), unless the training set or the whole cell shows fewer images than that.
     """
-    cell, spec = job.cell, dataset.spec
+    cell = job.cell
     budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
     name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
     mover, method = registry.get(name), registry.get(cell.method)
     work = mover.work(mover.Hyper(**values), spec, budget)
-    real = min(PIXELS_AT_ONCE / spec.pixels, len(dataset.train), (job.microbatch or math.inf) * spec.classes)
+    at_once = (job.microbatch or math.inf) * spec.classes
+    real = min(PIXELS_AT_ONCE / spec.pixels, spec.train_images or math.inf, at_once)
     synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
     seen = max(TRAINED * min(work.trained, real), min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
     peaks = [seen * kept_bytes("convnet", spec)]
@@ -52,7 +53,7 @@ def predicted_bytes(job: Job, dataset: Dataset) -> int:
         batch = min(evaluation.recipe.batch, images) if images else evaluation.recipe.batch
         one = TRAINED * batch * kept_bytes(evaluation.network, spec)
         peaks.append(evaluation.nets * (one + OPTIMISED * parameter_bytes(evaluation.network, spec)))
-    data = dataset.train.images.nbytes + dataset.test.images.nbytes
+    data = (spec.train_images + spec.test_images) * spec.pixels  # a byte each
     return math.ceil(CONTEXT + data + max(peaks))
 
 

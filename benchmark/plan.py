@@ -19,6 +19,7 @@ from benchmark import networks, registry
 from benchmark.budget import Budget, BudgetError
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.data import DatasetSpec
+from benchmark.memory import predicted_bytes
 from benchmark.method import Method, Schedule, Work
 from benchmark.recipes import Recipe, unified
 from benchmark.registry import Row
@@ -165,6 +166,8 @@ class Entry:
     budget: Budget
     seconds: float | None
     """Estimated; None where nothing can be said."""
+    gpu_bytes: int
+    """Memory it is predicted to take of a GPU."""
 
 
 def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
@@ -190,7 +193,7 @@ def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> li
             state = "done"
         if state == "to do":
             seconds = estimate_flops(spec, budget, job) / speed() if speed() else None
-        entries.append(Entry(job, state, reason, floats, budget, seconds))
+        entries.append(Entry(job, state, reason, floats, budget, seconds, predicted_bytes(job, spec)))
     return entries
 
 

@@ -23,7 +23,8 @@ from benchmark.networks import Network
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
 
-SCORING_BATCH = 1000
+SCORING_BATCH = 250
+"""Images in one forward pass. More takes memory (3.5 GB for a thousand of 32x32 on a CPU) and is no faster."""
 
 SMALL_STEP = 2000
 """Up to this many pixels per network and step even a CPU is bound by launches, and where nothing is compiled one

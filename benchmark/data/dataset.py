@@ -25,6 +25,7 @@ class DatasetSpec:
     flip:        whether a mirrored image still belongs to its class (not so for digits).
     published:   the data set's id in the files of published numbers, "" if it has none.
     default_ipc: images per class a run covers unless told otherwise.
+    train_images, test_images: how many there are in each split; 0 where nothing is known of it.
     """
 
     name: str
@@ -36,6 +37,8 @@ class DatasetSpec:
     flip: bool
     published: str
     default_ipc: tuple[int, ...] = (1, 10, 50)
+    train_images: int = 0
+    test_images: int = 0
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

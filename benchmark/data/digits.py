@@ -21,6 +21,8 @@ SPEC = DatasetSpec(
     flip=False,
     published="digits",
     default_ipc=(1, 10),
+    train_images=1438,
+    test_images=359,
 )
 
 

@@ -106,6 +106,8 @@ def _scan(path: Path) -> _Scan:
         classes=len(class_names),
         flip=True,
         published="",
+        train_images=len(train),
+        test_images=len(test),
     )
     return _Scan(spec, class_names, train, test)
 

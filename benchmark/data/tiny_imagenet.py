@@ -76,7 +76,8 @@ def load(data_dir: Path, download: bool) -> Dataset:
 
 
 def _spec(classes: int) -> DatasetSpec:
-    return DatasetSpec("tiny-imagenet", TITLE, 3, SIDE, SIDE, classes, flip=True, published="TinyImageNet")
+    sizes = {"train_images": 500 * classes, "test_images": 50 * classes}
+    return DatasetSpec("tiny-imagenet", TITLE, 3, SIDE, SIDE, classes, flip=True, published="TinyImageNet", **sizes)
 
 
 def _fetch(data_dir: Path, download: bool) -> None:

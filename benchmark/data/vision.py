@@ -187,9 +187,13 @@ def _read_svhn(factory: type, root: Path, train: bool, download: bool) -> _Part:
     return _Part(torch.from_numpy(images), labels, tuple(str(digit) for digit in range(10)))
 
 
+def _sizes(train: int, test: int = 10_000) -> dict[str, int]:
+    return {"train_images": train, "test_images": test}
+
+
 _SOURCES = (
     Source(
-        spec=DatasetSpec("mnist", "MNIST", 1, 28, 28, 10, flip=False, published="MNIST"),
+        spec=DatasetSpec("mnist", "MNIST", 1, 28, 28, 10, flip=False, published="MNIST", **_sizes(60_000)),
         mean=(0.1307,),
         std=(0.3081,),
         page="https://ossci-datasets.s3.amazonaws.com/mnist/ (four *-ubyte.gz files, into MNIST/raw/)",
@@ -199,7 +203,7 @@ _SOURCES = (
     ),
     Source(
         spec=DatasetSpec(
-            "fashion-mnist", "Fashion-MNIST", 1, 28, 28, 10, flip=True, published="FashionMNIST"
+            "fashion-mnist", "Fashion-MNIST", 1, 28, 28, 10, flip=True, published="FashionMNIST", **_sizes(60_000)
         ),
         mean=(0.2861,),
         std=(0.3530,),
@@ -209,7 +213,7 @@ _SOURCES = (
         read=_read_mnist,
     ),
     Source(
-        spec=DatasetSpec("svhn", "SVHN", 3, 32, 32, 10, flip=False, published="SVHN"),
+        spec=DatasetSpec("svhn", "SVHN", 3, 32, 32, 10, flip=False, published="SVHN", **_sizes(73_257, 26_032)),
         mean=(0.4377, 0.4438, 0.4728),
         std=(0.1980, 0.2010, 0.1970),
         page="http://ufldl.stanford.edu/housenumbers/ (format 2, cropped digits)",
@@ -218,7 +222,7 @@ _SOURCES = (
         read=_read_svhn,
     ),
     Source(
-        spec=DatasetSpec("cifar10", "CIFAR-10", 3, 32, 32, 10, flip=True, published="CIFAR10"),
+        spec=DatasetSpec("cifar10", "CIFAR-10", 3, 32, 32, 10, flip=True, published="CIFAR10", **_sizes(50_000)),
         mean=(0.4914, 0.4822, 0.4465),
         # The mean of the per-image deviations, not the data set's (.247 .243 .262): every paper uses it.
         std=(0.2023, 0.1994, 0.2010),
@@ -228,7 +232,9 @@ _SOURCES = (
         read=_read_cifar,
     ),
     Source(
-        spec=DatasetSpec("cifar100", "CIFAR-100", 3, 32, 32, 100, flip=True, published="CIFAR100"),
+        spec=DatasetSpec(
+            "cifar100", "CIFAR-100", 3, 32, 32, 100, flip=True, published="CIFAR100", **_sizes(50_000)
+        ),
         # Its own statistics. The official code of CAFE, MTT, HaBa and IDC uses CIFAR-10's here.
         mean=(0.5071, 0.4866, 0.4409),
         std=(0.2673, 0.2564, 0.2762),

@@ -1,13 +1,17 @@
 """What a cell is predicted to need of a GPU."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
-import torch
+from rich.console import Console
 
-from benchmark import data, memory, networks
+from benchmark import cli, data, memory, networks
+from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, share
+from benchmark.plan import make_plan
+from benchmark.store import Store
 from benchmark.testing import short_job
 from methods.dc import DC
 from methods.dm import DM
@@ -18,11 +22,8 @@ CIFAR = data.spec("cifar10", Path())
 
 @pytest.fixture
 def like_cifar(digits):
-    """As many images as CIFAR-10 has, of its kind."""
-    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(50_000, 3, 32, 32)
-    labels, mean, std = torch.zeros(50_000, dtype=torch.int64), torch.zeros(3), torch.ones(3)
-    train = dataclasses.replace(digits.train, images=images, labels=labels, mean=mean, std=std)
-    return dataclasses.replace(digits, spec=CIFAR, train=train)
+    """CIFAR-10, without its images."""
+    return dataclasses.replace(digits, spec=CIFAR)
 
 
 def test_kept_activations_are_what_autograd_keeps():
@@ -37,7 +38,7 @@ def test_kept_activations_are_what_autograd_keeps():
 
 def test_second_order_takes_more_than_first_and_a_coreset_least(like_cifar):
     needed = [
-        predicted_bytes(short_job(method, like_cifar, 10, **settings), like_cifar)
+        predicted_bytes(short_job(method, like_cifar, 10, **settings), CIFAR)
         for method, settings in ((Random, {}), (DM, {"iterations": 1000}), (DC, {"iterations": 1000}))
     ]
     assert needed == sorted(needed)
@@ -51,12 +52,12 @@ def test_it_grows_with_the_networks_trained_at_once(like_cifar):
     sizes = []
     for network, nets in (("convnet", 1), ("convnet", 10), ("resnet18", 10)):
         asked = dataclasses.replace(evaluation, network=network, nets=nets)
-        sizes.append(predicted_bytes(dataclasses.replace(job, evaluations=(asked,)), like_cifar))
+        sizes.append(predicted_bytes(dataclasses.replace(job, evaluations=(asked,)), CIFAR))
     assert sizes[0] < sizes[1] < sizes[2]
 
 
 def test_small_images_take_little(digits):
-    assert predicted_bytes(short_job(DC, digits, 10), digits) < 2 * 2**30
+    assert predicted_bytes(short_job(DC, digits, 10), digits.spec) < 2 * 2**30
 
 
 def test_the_share_of_a_gpu():
@@ -66,3 +67,21 @@ def test_the_share_of_a_gpu():
     assert share(41 * gib, 80 * gib) == 0.52, "rounded up"
     assert share(100 * gib, 80 * gib) == 1.0
     assert share(gib, 0) == 1.0
+
+
+def test_a_microbatch_takes_less_where_real_images_are_trained_on(like_cifar):
+    job = short_job(DC, like_cifar, 1, iterations=1000)
+    assert predicted_bytes(dataclasses.replace(job, microbatch=16), CIFAR) < predicted_bytes(job, CIFAR)
+
+
+def test_specs_know_how_many_images_there_are(digits):
+    assert (digits.spec.train_images, digits.spec.test_images) == (len(digits.train), len(digits.test))
+    assert all(data.spec(name, Path()).train_images for name in data.names())
+
+
+@pytest.mark.parametrize(("gpu", "shown"), [(True, True), (False, False)])
+def test_the_plan_shows_it_for_gpus(gpu, shown, tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    grid = cli.grid_of(cli.Options(methods=("dc",), datasets=("cifar10",), ipc=(1,)), tmp_path)
+    print_plan(make_plan(grid, Store(tmp_path), lambda: None), "here", 1, gpu, console)
+    assert ("GiB" in console.file.getvalue()) == shown
