@@ -92,7 +92,8 @@ class Runtime:
     def describe(self) -> str:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def has_fast_bf16(device: torch.device) -> bool:
