@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmark import __version__, cli, data, networks, registry
+from benchmark.options import parse
 from benchmark.store import Store
 from tests.core.toys import Drift
 
@@ -56,6 +57,7 @@ def planned(monkeypatch):
 
 
 WRONG = [
+    ("--evaluate set.pt --microbatch 8", "--evaluate has no real batches to split"),
     ("--microbatch 0", "--microbatch needs whole numbers of at least 1, not 0"),
     ("--microbatch 8 --methods random mtt", "--microbatch splits the real batches .* none of --methods has"),
     ("--workers 0", "--workers needs whole numbers of at least 1, not 0"),
@@ -433,7 +435,7 @@ def toml(tmp_path):
 
 
 def options(*arguments):
-    return cli.parse([str(argument) for argument in arguments])
+    return parse([str(argument) for argument in arguments])
 
 
 def test_a_file_gives_every_kind_of_option(toml):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark import cli, data, memory, networks
+from benchmark import data, memory, networks
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, share
+from benchmark.options import Options, grid_of
 from benchmark.plan import make_plan
 from benchmark.store import Store
 from benchmark.testing import short_job
@@ -82,6 +83,6 @@ def test_specs_know_how_many_images_there_are(digits):
 @pytest.mark.parametrize(("gpu", "shown"), [(True, True), (False, False)])
 def test_the_plan_shows_it_for_gpus(gpu, shown, tmp_path):
     console = Console(file=io.StringIO(), width=200)
-    grid = cli.grid_of(cli.Options(methods=("dc",), datasets=("cifar10",), ipc=(1,)), tmp_path)
+    grid = grid_of(Options(methods=("dc",), datasets=("cifar10",), ipc=(1,)), tmp_path)
     print_plan(make_plan(grid, Store(tmp_path), lambda: None), "here", 1, gpu, console)
     assert ("GiB" in console.file.getvalue()) == shown
