@@ -301,7 +301,11 @@ def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
         settings = {key: _settings(groups[key][0]) for key in keys}
         fields = sorted({name for flat in settings.values() for name in flat})
         absent = object()
-        differing = [n for n in fields if len({repr(s.get(n, absent)) for s in settings.values()}) > 1]
+        differing = []
+        for name in fields:  # a cell without a result has no recipe yet, which is no difference
+            own = [flat for flat in settings.values() if name in flat or not name.startswith("recipe.")]
+            if len({repr(flat.get(name, absent)) for flat in own}) > 1:
+                differing.append(name)
         for key, flat in settings.items():
             parts = [] if budget == "strict" else [f"{budget} budget"]
             parts += [f"{name}={_short(flat[name])}" for name in differing if name in flat]

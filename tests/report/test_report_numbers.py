@@ -162,3 +162,13 @@ def test_damaged_and_sparse_files_do_not_stop_the_report(folder):
     with pytest.warns(UserWarning, match="names no cell"):
         (row,) = table(folder)
     assert row["accuracy"] == "25.0"
+
+
+def test_a_cell_without_a_result_has_no_recipe_to_differ_in(folder):
+    folder.done([0.25], hyper={"lr": 1.0})
+    folder.missing(hyper={"lr": 2.0})
+    build(folder.store)
+    text = (folder.store.root / "tables" / "accuracy.md").read_text()
+    assert "(lr=1)" in text
+    assert "(lr=2)" in text
+    assert "recipe" not in text
