@@ -66,7 +66,7 @@ class HMNHyper(LoopHyper):
     """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
     """Of the warm start, falling to zero along a cosine."""
-    lr_img: float = 3e-3
+    lr_img: float = 1e-2
     """Of Adam, on everything the container stores."""
     decay: float = 0.1
     """Factor on the learning rate at 60 % and again at 80 % of the steps."""
