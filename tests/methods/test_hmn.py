@@ -474,7 +474,7 @@ def test_nothing_over_budget_means_no_search():
 def test_the_selection_has_no_way_to_the_test_split():
     """What condensing is handed holds the training split alone."""
     fields = {field.name for field in dataclasses.fields(tall_task())}
-    assert fields == {"spec", "train", "budget", "runtime", "generator", "seed", "cache"}
+    assert fields == {"spec", "train", "budget", "runtime", "generator", "seed", "cache", "microbatch"}
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
