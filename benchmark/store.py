@@ -58,7 +58,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """An object with the checksum that tells a measured digit from a flipped one once it is read."""
+    """An object with the checksum that tells a measured digit from a flipped one once it is read; one that it has
+    already, from another node's file, is made anew."""
+    value = {name: part for name, part in value.items() if name != CHECKSUM}
     as_read = json.loads(json.dumps(value, allow_nan=False))
     return value | {CHECKSUM: _checksum(as_read)}
 

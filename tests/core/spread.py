@@ -66,7 +66,8 @@ def same_as_alone(jobs, digits, together: Store):
             Worker(alone, CPU).run(job, digits)
     finally:
         torch.set_num_threads(threads)
-    assert [record.status for record in together.records()] == ["done"] * len(jobs)
+    statuses = [record.status for record in together.records()]
+    assert statuses == ["done"] * len(jobs), statuses
     for job in jobs:
         tensors = [load_file(store.directory(job.cell) / "condensed.safetensors") for store in (alone, together)]
         assert tensors[0].keys() == tensors[1].keys()

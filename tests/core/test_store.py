@@ -255,3 +255,15 @@ def test_which_stored_evaluation_is_the_wanted_one():
     ):
         assert not same_training(entry, other)
         assert not holds(entry, other)
+
+
+def test_a_result_that_came_back_from_another_node_is_done_here(store, job, tmp_path):
+    """As the Ray engine keeps it: its file carries a checksum already."""
+    there = Store(tmp_path / "there")
+    there.announce(job)
+    there.finish(job.cell, result_of(job))
+    sent = json.loads((there.directory(job.cell) / "result.json").read_text())
+    store.announce(job)
+    store.finish(job.cell, sent)
+    assert store.is_done(job)
+    assert store.result(job.cell) == there.result(job.cell)
