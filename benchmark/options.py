@@ -157,13 +157,14 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
                 raise ValueError(f"unknown network {name!r}{registry.nearest(name, networks.NAMES)}")
         chosen = registry.expand(options.methods)
         overrides = parse_overrides(options.set)
-        used = {name for row in chosen for name in (row.method.name, row.objective)}
-        used |= {str(overrides[name][OBJECTIVE]) for name in used & overrides.keys() if OBJECTIVE in overrides[name]}
-        idle = overrides.keys() - used
+        objectives = {name: str(values[OBJECTIVE]) for name, values in overrides.items() if OBJECTIVE in values}
+        loops = {row.objective or objectives.get(row.method.name, row.method.name) for row in chosen}
+        idle = overrides.keys() - loops - {row.method.name for row in chosen}
         if idle:
             raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
-        chosen_loops = {name: values[OBJECTIVE] for name, values in overrides.items() if OBJECTIVE in values}
-        loops = [row.objective or chosen_loops.get(row.method.name, row.method.name) for row in chosen]
+        fixed = objectives.keys() - {row.method.name for row in chosen if not row.objective}
+        if fixed:
+            raise ValueError(f"--set {min(fixed)}.{OBJECTIVE}: --methods gives {min(fixed)} an objective already")
         if options.microbatch and not any(registry.get(name).microbatches for name in loops):
             raise ValueError("--microbatch splits the real batches of a matching step, which none of --methods has")
         numbers = (

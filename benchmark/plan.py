@@ -167,7 +167,7 @@ class Entry:
     seconds: float | None
     """Estimated; None where nothing can be said."""
     gpu_bytes: int
-    """Memory it is predicted to take of a GPU."""
+    """Memory it is predicted to take of a GPU; 0 where nothing is to do."""
 
 
 def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
@@ -183,7 +183,7 @@ def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> li
         method = registry.get(cell.method)
         hyper = method.Hyper(**cell.hyper)
         budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
-        state, reason, floats, seconds = "to do", "", 0, None
+        state, reason, floats, seconds, gpu_bytes = "to do", "", 0, None, 0
         try:
             floats = method.storage(hyper, spec, budget)
             budget.check(floats)
@@ -193,7 +193,8 @@ def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> li
             state = "done"
         if state == "to do":
             seconds = estimate_flops(spec, budget, job) / speed() if speed() else None
-        entries.append(Entry(job, state, reason, floats, budget, seconds, predicted_bytes(job, spec)))
+            gpu_bytes = predicted_bytes(job, spec)
+        entries.append(Entry(job, state, reason, floats, budget, seconds, gpu_bytes))
     return entries
 
 

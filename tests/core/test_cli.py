@@ -111,6 +111,7 @@ WRONG = [
     ("--set dm.objective=dcc", "no objective 'dcc'; did you mean dc"),
     ("--set dm.objective=random", "no objective 'random'"),
     ("--set random.objective=dm", "random has no container to move"),
+    ("--methods containers --set hmn.objective=dm", "--methods gives hmn an objective already"),
     ("--methods random --set dm.lr_img=2", "--set names dm, which --methods does not run"),
     ("--set dm.lr_img=2 --set dm.iterations=3", "--set is given twice"),
     ("--methods random --methods dm", "--methods is given twice"),
@@ -333,6 +334,12 @@ def test_blocked_cells_are_refused_recorded_and_named(bench, planned, tmp_path):
     assert status == 0
     found = {record.config["method"]: record for record in Store(tmp_path / "native").records()}
     assert found["large"].result["condensation"]["budget_multiple"] == 2.0
+
+
+def test_a_cell_is_blocked_whose_container_cannot_even_be_sized(bench):
+    status, out, _ = bench("--plan", "--methods", "hmn", "--ipc", 1, "--set", "hmn.instance_channels=60")
+    assert status == 0
+    assert "1 cells: 0 done, 0 to do, 1 blocked" in out
 
 
 @pytest.mark.parametrize(
