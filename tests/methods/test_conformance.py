@@ -12,6 +12,7 @@ from benchmark import data, registry
 from benchmark.budget import Budget
 from benchmark.cells import Evaluation
 from benchmark.method import Schedule
+from benchmark.networks.convnet import Block
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.runtime import Runtime
@@ -44,8 +45,14 @@ def test_the_contract(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if registry.get(name).microbatches])
-def test_a_microbatch_changes_nothing_but_rounding(name):
-    method, ends = registry.get(name), []
+def test_a_microbatch_takes_more_passes_and_changes_nothing_but_rounding(name, monkeypatch):
+    method, ends, passes, forward = registry.get(name), [], [0], Block.forward
+
+    def counted(block, maps):
+        passes[-1] += 1
+        return forward(block, maps)
+
+    monkeypatch.setattr(Block, "forward", counted)
     for size in (None, 2):
         with float64():
             task = dataclasses.replace(toy_task(), microbatch=size)
@@ -54,6 +61,8 @@ def test_a_microbatch_changes_nothing_but_rounding(name):
             task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
             hyper = method.hyper_parameters(task.spec, ipc, Schedule.parse("quick"), settings)
             ends.append(method(hyper).condense(task, Run()).state_dict())
+            passes.append(0)
+    assert passes[1] > passes[0] > 0
     for whole, parts in zip(ends[0].values(), ends[1].values(), strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-9)
 
