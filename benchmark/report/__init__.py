@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.report import accuracy, containers, cost, frames, pruning, render
+from benchmark.report import accuracy, containers, cost, frames, observations, pruning, render, rows
 from benchmark.report.tables import Table
 from benchmark.store import Store, write_atomically
 
@@ -24,28 +24,28 @@ def build(store: Store) -> Path:
     # Drawing libraries take seconds to import; who only imports the report should not wait for them.
     from benchmark.report import page, plots, speed
 
-    records = frames.readable(store.records())
-    titles = frames.names(records)
-    observed = frames.observations(records)
-    rows = frames.aggregate(observed, titles)
-    main = frames.main_rows(rows)
+    records = observations.readable(store.records())
+    titles = observations.names(records)
+    observed = observations.observations(records)
+    lines = rows.aggregate(observed, titles)
+    main = rows.main_rows(lines)
     made = {
         "accuracy": accuracy.accuracy_tables(main, titles),
-        "cost": cost.cost_tables(rows, titles),
-        "cross_architecture": accuracy.cross_architecture_tables(rows, titles),
+        "cost": cost.cost_tables(lines, titles),
+        "cross_architecture": accuracy.cross_architecture_tables(lines, titles),
         "containers": containers.container_tables(main, titles),
         "pruning": pruning.pruning_tables(main, titles),
     }
     folder = store.root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "results.csv", frames.results_frame(rows).to_csv(index=False))
+    write_atomically(folder / "results.csv", frames.results_frame(lines).to_csv(index=False))
     write_atomically(folder / "runs.csv", frames.nets_frame(observed).to_csv(index=False))
     for name, blocks in made.items():
         _write_table(folder, name, blocks)
     drawn = plots.draw(main, titles, store.root / "plots")
     bars = speed.draw(store.speed(), store.root / "plots")
     path = store.root / "index.html"
-    write_atomically(path, page.render(records, rows, titles, made, drawn, bars))
+    write_atomically(path, page.render(records, lines, titles, made, drawn, bars))
     return path
 
 

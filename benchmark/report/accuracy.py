@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 
-from benchmark.report.frames import Names, Row
+from benchmark.report.observations import Names
+from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, ipc_rank, method_rank
 from benchmark.report.tables import (
     MISSING,

@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import replace
 
 from benchmark.report.accuracy import accuracy_entry, accuracy_legend, best_rows, dataset_column
-from benchmark.report.frames import Names, Row
+from benchmark.report.observations import Names
 from benchmark.report.published import lookup_container
+from benchmark.report.rows import Row
 from benchmark.report.style import CONTAINERS, container_rank, dataset_rank, schedule_rank
 from benchmark.report.tables import Line, Notes, Table, block_text
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.report.frames import Names, Row
+from benchmark.report.observations import Names
+from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, ipc_rank, method_rank
 from benchmark.report.tables import (
     Column,

@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from benchmark.report.frames import Names, Row
-from benchmark.report.plots import Plot
+from benchmark.report.figures import Plot
+from benchmark.report.observations import Names
 from benchmark.report.published import EVIDENCE, Published
+from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, ipc_rank, looks, method_rank
 from benchmark.report.tables import Column, Table, count, duration, plural, value_text
 from benchmark.store import Record

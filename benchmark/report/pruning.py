@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmark.report.accuracy import INTERVALS, accuracy_entry, best_rows
-from benchmark.report.frames import Names, Row
+from benchmark.report.observations import Names
+from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, method_rank
 from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count, number_entry
 

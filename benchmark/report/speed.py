@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.report.plots import Plot, save, theme
+from benchmark.report.figures import Plot, save, theme
 from benchmark.report.style import GREY, INK
 
 NAME = "speed"

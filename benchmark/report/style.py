@@ -50,6 +50,10 @@ DATASETS = {
 }
 
 
+Key = tuple[str, str]
+"""(method, variant): what has a look of its own."""
+
+
 @dataclass(frozen=True)
 class Look:
     colour: str
@@ -85,7 +89,7 @@ _SPARE = [
 ]
 
 
-def looks(keys: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
+def looks(keys: list[Key]) -> dict[Key, Look]:
     """A look for every (method, variant).
 
     The first variant of a method the suite knows has the method's own look; all others take spare ones.
@@ -102,6 +106,10 @@ def method_rank(method: str) -> tuple[int, str]:
         return len(METHODS) + 1, ""
     known = list(METHODS)
     return (known.index(method), "") if method in METHODS else (len(METHODS), method)
+
+
+def key_rank(key: Key) -> tuple:
+    return method_rank(key[0]), key[1]
 
 
 def container_rank(container: str) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmark.report.frames import Names, Row
+from benchmark.report.observations import Names
 from benchmark.report.published import Published
+from benchmark.report.rows import Row
 from benchmark.report.style import schedule_rank, slug
 
 MISSING = "–"

@@ -1,0 +1,177 @@
+"""From observations to the rows of the tables: seeds aggregated, variants told apart.
+
+Networks are nested in condensations: a row's accuracy is the mean over condensations (seeds) of the mean over networks.
+Cells that differ in anything but the seed are never averaged together; where two of them share a line's visible key, a
+`variant` label says what differs. What is missing stays missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import stdtrit
+
+from benchmark.report.observations import Names, Observation, Status, cell_key, mean_of, numbers, section
+from benchmark.report.published import Published, lookup
+from benchmark.report.style import dataset_rank, ipc_rank, method_rank, schedule_rank
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `results.csv`: seeds aggregated. Accuracies in percent; None is "not there"."""
+
+    method: str
+    dataset: str
+    ipc: int
+    schedule: str
+    protocol: str
+    network: str
+    variant: str
+    status: Status
+    observations: tuple[Observation, ...]
+    published: Published | None
+    accuracy: float | None = None
+    ci95: float | None = None
+    std_sets: float | None = None
+    std_pooled: float | None = None
+    nets: int | None = None
+    error: str = ""
+
+    @property
+    def done(self) -> list[Observation]:
+        return [o for o in self.observations if o.status == "done"]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.done)
+
+    @property
+    def difference(self) -> float | None:
+        return self.accuracy - self.published.accuracy if self.done and self.published else None
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a field of the condensations over the seeds that have it."""
+        return mean_of(o.condensation.get(name) for o in self.done)
+
+    def evaluation_mean(self, name: str) -> float | None:
+        return mean_of(o.evaluation.get(name) for o in self.done)
+
+    def peak(self, evaluation: bool = False) -> float | None:
+        """Largest peak memory over the seeds, MiB."""
+        places = (o.evaluation if evaluation else o.condensation for o in self.done)
+        return max(numbers(place.get("peak_memory_mib") for place in places), default=None)
+
+    @property
+    def device(self) -> str:
+        devices = (section(o.record.result, "environment").get("device") for o in self.done)
+        return "; ".join(dict.fromkeys(str(d) for d in devices if d))
+
+
+def aggregate(found: list[Observation], titles: Names) -> list[Row]:
+    """Rows in the order of the tables: data set, schedule, protocol, network, IPC, method."""
+    places: dict[tuple, dict[tuple, list[Observation]]] = defaultdict(lambda: defaultdict(list))
+    for o in found:
+        cell = o.record.config
+        place = (cell["method"], cell["dataset"], int(cell["ipc"]), cell["schedule"], o.protocol, o.network)
+        places[place][cell_key(o), o.recipe].append(o)
+    rows = []
+    for place, groups in places.items():
+        method, dataset, ipc, _, _, network = place
+        published = lookup(method, titles.identifier(dataset), ipc, network)
+        labels = _variants(groups)
+        rows += [_row(place, labels[key], members, published) for key, members in groups.items()]
+    return sorted(rows, key=row_order)
+
+
+def _row(place: tuple, variant: str, members: list[Observation], published: Published | None) -> Row:
+    members = sorted(
+        members, key=lambda o: (str(o.record.config.get("seed", "")).zfill(9), o.record.directory.name)
+    )
+    done = [o for o in members if o.status == "done"]
+    failed = [o.record.failure for o in members if o.status == "failed"]
+    error = str(failed[0].get("error") or "no reason stored") if failed else ""
+    status: Status = "done" if done else "failed" if failed else "missing"
+    if not done:
+        return Row(*place, variant, status, tuple(members), published, error=error)
+    means = [statistics.fmean(o.accuracies) for o in done]
+    pooled = [accuracy for o in done for accuracy in o.accuracies]
+    return Row(
+        *place, variant, status, tuple(members), published, error=error,
+        accuracy=statistics.fmean(means),
+        ci95=interval(means if len(means) > 1 else done[0].accuracies),
+        std_sets=statistics.stdev(means) if len(means) > 1 else None,
+        std_pooled=statistics.pstdev(pooled),
+        nets=min(len(o.accuracies) for o in done),
+    )  # fmt: skip
+
+
+def interval(values: list[float]) -> float | None:
+    """Half the width of the 95 % t-interval of a mean; None below two values."""
+    if len(values) < 2:
+        return None
+    return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
+    """A label for each group of one visible key: its budget unless strict, then whatever still differs."""
+    by_budget: dict[str, list[tuple]] = defaultdict(list)
+    for key, members in groups.items():
+        by_budget[str(members[0].record.config.get("budget", "strict"))].append(key)
+    labels = {}
+    for budget, keys in by_budget.items():
+        settings = {key: _settings(groups[key][0]) for key in keys}
+        fields = sorted({name for flat in settings.values() for name in flat})
+        absent = object()
+        differing = []
+        for name in fields:  # a cell without a result has no recipe yet, which is no difference
+            own = [flat for flat in settings.values() if name in flat or not name.startswith("recipe.")]
+            if len({repr(flat.get(name, absent)) for flat in own}) > 1:
+                differing.append(name)
+        for key, flat in settings.items():
+            parts = [] if budget == "strict" else [f"{budget} budget"]
+            parts += [f"{name}={_short(flat[name])}" for name in differing if name in flat]
+            labels[key] = ", ".join(parts)
+    return labels
+
+
+def _settings(observation: Observation) -> dict[str, Any]:
+    """What may tell two cells of one visible key apart: hyper-parameters, precision, version, recipe."""
+    cell = observation.record.config
+    hyper = cell.get("hyper")
+    flat = dict(hyper) if isinstance(hyper, dict) else {}
+    flat |= {name: cell[name] for name in ("precision", "version") if name in cell}
+    if observation.recipe:
+        stored = json.loads(observation.recipe)
+        recipe = stored["recipe"] if isinstance(stored["recipe"], dict) else {"text": stored["recipe"]}
+        flat |= {f"recipe.{name}": value for name, value in recipe.items()} | {
+            "recipe.factor": stored["factor"]
+        }
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def row_order(row: Row) -> tuple:
+    place = (dataset_rank(row.dataset), schedule_rank(row.schedule), row.protocol != "unified", row.protocol)
+    return (
+        *place,
+        row.network != "convnet",
+        row.network,
+        ipc_rank(row.ipc),
+        method_rank(row.method),
+        row.variant,
+    )
+
+
+def main_rows(rows: list[Row]) -> list[Row]:
+    """The rows of the main accuracy table: the ConvNet's, or all where a block has none of it."""
+    with_convnet = {(r.schedule, r.protocol) for r in rows if r.network == "convnet"}
+    return [r for r in rows if r.network == "convnet" or (r.schedule, r.protocol) not in with_convnet]
