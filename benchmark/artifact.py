@@ -21,6 +21,7 @@ from benchmark.cells import canonical_json
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
+from benchmark.failures import first_line
 from benchmark.store import write_atomically
 from benchmark.zca import ZCA
 
@@ -100,8 +101,7 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
     except (ArtifactError, MemoryError):
         raise
     except Exception as error:  # what is wrong with a file surfaces as whatever its container stumbled over
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path} is not a readable condensed set: {reason}") from None
+        raise ArtifactError(f"{path} is not a readable condensed set: {first_line(error)}") from None
     return Artifact(container, card)
 
 

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.cells import Job
 from benchmark.data import Dataset, DatasetSpec
+from benchmark.failures import first_line
 from benchmark.memory import predicted_bytes, share
 from benchmark.plan import probe_speed
 from benchmark.pool import is_small
@@ -81,7 +82,7 @@ def connected(
         knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ClusterError(f"--ray-address {address}: {reason} (docs/cluster.md: how to start a cluster)") from None
     try:
         nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

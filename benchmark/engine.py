@@ -17,7 +17,7 @@ from benchmark.ledger import Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
 from benchmark.runtime import Runtime
 from benchmark.store import Store
-from benchmark.worker import Worker
+from benchmark.worker import OnDevice, Worker
 
 
 class StopSignal:
@@ -56,13 +56,10 @@ def run_jobs(
     """Run every job; `load(name)` gives a data set in memory, which is moved to the device once for all its cells."""
     stop = stop or StopSignal()
     ledger = Ledger(jobs, store, display)
-    dataset: Dataset | None = None
+    datasets = OnDevice(load, runtime.device)
 
     def run(job: Job, progress: CellProgress) -> dict[str, Any]:
-        nonlocal dataset
-        if dataset is None or dataset.spec.name != job.cell.dataset:
-            dataset = load(job.cell.dataset).to(runtime.device)
-        return Worker(store, runtime, cache, progress.step, stop).run(job, dataset)
+        return Worker(store, runtime, cache, progress.step, stop).run(job, datasets(job.cell.dataset))
 
     with stop.installed():
         while ledger and not stop():

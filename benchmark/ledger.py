@@ -16,6 +16,9 @@ from benchmark.progress import CellProgress, Display
 from benchmark.run import Stopped
 from benchmark.store import Store
 
+ATTEMPTS = 2
+"""How often a job whose process died is given to a process."""
+
 ELSEWHERE = "another process is at it; looked at again later"
 
 End = tuple[Literal["done", "claimed", "stopped", "failed"], str]

@@ -23,16 +23,13 @@ import torch
 from benchmark import data
 from benchmark.cells import Job
 from benchmark.claims import LOOK_SECONDS
-from benchmark.data import Dataset, DatasetSpec
+from benchmark.data import DatasetSpec
 from benchmark.engine import StopSignal
-from benchmark.ledger import Ledger, Outcome, attempt
+from benchmark.ledger import ATTEMPTS, Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
 from benchmark.runtime import Precision, Runtime, cores, set_up
 from benchmark.store import Store
-from benchmark.worker import Worker
-
-ATTEMPTS = 2
-"""How often a job whose process died is given to a process."""
+from benchmark.worker import OnDevice, Worker
 
 TELL_SECONDS = 0.2
 """Between two progress messages of a process."""
@@ -224,13 +221,11 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
     warnings.showwarning = lambda message, *_, **__: line.tell("warning", str(message))
     runtime = set_up(settings.device, settings.precision, settings.threads)
     worker = Worker(Store(settings.results), runtime, settings.cache, line.progress, line.should_stop)
-    dataset: Dataset | None = None
+    load = partial(data.load, data_dir=settings.data_dir, download=False)
+    datasets = OnDevice(load, runtime.device)
 
     def run(job: Job) -> dict[str, Any]:
-        nonlocal dataset
-        if dataset is None or dataset.spec.name != job.cell.dataset:
-            dataset = data.load(job.cell.dataset, settings.data_dir, download=False).to(runtime.device)
-        return worker.run(job, dataset)
+        return worker.run(job, datasets(job.cell.dataset))
 
     while not line.stopping:
         try:

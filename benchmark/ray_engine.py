@@ -31,10 +31,9 @@ from benchmark.claims import LOOK_SECONDS, Claimed, claim
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
-from benchmark.failures import failure_reason
+from benchmark.failures import failure_reason, first_line
 from benchmark.folders import cache_folder
-from benchmark.ledger import End, Ledger, Outcome, attempt
-from benchmark.pool import ATTEMPTS
+from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
 from benchmark.runtime import Precision, set_up
 from benchmark.store import RESULT, Store, write_atomically
@@ -86,7 +85,7 @@ def run_jobs(
         try:
             Tasks(cluster, settings, loaded, ledger).run(stop)
         except RayError as error:  # with the driver's own node or the head everything is lost but what is stored
-            ledger.outcome.stopped = f"because the cluster was lost: {str(error).splitlines()[0]}"
+            ledger.outcome.stopped = f"because the cluster was lost: {first_line(error)}"
     return ledger.outcome
 
 
@@ -208,10 +207,6 @@ class Tasks:
         except OSError as error:
             return "failed", failure_reason(job.cell, error)
         return ended.end
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 @ray.remote(num_cpus=0)

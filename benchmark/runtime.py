@@ -116,7 +116,8 @@ def set_up(device: str = "auto", precision: Precision = "float32", threads: int 
         chosen = torch.device(device)
         torch.rand(1, generator=torch.Generator(chosen), device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {device} is not available here: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device} is not available here: {reason}") from None
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

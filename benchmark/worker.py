@@ -30,6 +30,20 @@ from benchmark.task import Task
 CONDENSED = "condensed.safetensors"
 
 
+class OnDevice:
+    """The data set of the last job, moved to the device once for all jobs in a row that want it."""
+
+    def __init__(self, load: Callable[[str], Dataset], device: torch.device) -> None:
+        """load: gives the data set of a name."""
+        self.load, self.device = load, device
+        self._latest: Dataset | None = None
+
+    def __call__(self, name: str) -> Dataset:
+        if self._latest is None or self._latest.spec.name != name:
+            self._latest = self.load(name).to(self.device)
+        return self._latest
+
+
 @dataclass(frozen=True)
 class Worker:
     """What every job of a process shares."""
