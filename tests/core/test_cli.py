@@ -111,7 +111,7 @@ WRONG = [
     ("--set dm.objective=dcc", "no objective 'dcc'; did you mean dc"),
     ("--set dm.objective=random", "no objective 'random'"),
     ("--set random.objective=dm", "random has no container to move"),
-    ("--methods containers --set hmn.objective=dm", "--methods gives hmn an objective already"),
+    ("--methods containers --set haba.objective=dm", "--methods gives haba an objective already"),
     ("--methods random --set dm.lr_img=2", "--set names dm, which --methods does not run"),
     ("--set dm.lr_img=2 --set dm.iterations=3", "--set is given twice"),
     ("--methods random --methods dm", "--methods is given twice"),
