@@ -43,8 +43,8 @@ _refused: set[tuple] = set()
 """Kinds of networks that torch could not compile in this process."""
 
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label) ->
-(loss, gradients by name)."""
+"""(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label: 1 where
+nothing is mixed) -> (loss, gradients by name)."""
 
 
 def loss_and_gradients(
@@ -54,20 +54,19 @@ def loss_and_gradients(
     labels_N: Tensor,
     partners_N: Tensor,
     kept: Tensor,
-    mixed: bool,
     half: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of a network with the given parameters, and its gradient.
 
-    mixed: the images were mixed by CutMix, and `kept` is the share of the own label in the loss. half: convolutions and
-    products in bfloat16; parameters, gradients and the loss stay float32.
+    half: convolutions and products in bfloat16; the loss and the gradients have the type of the parameters.
     """
+
+    precise = next(iter(parameters.values())).dtype
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=half):
-            logits = functional_call(network, parameters, (images_NCHW,)).float()
-        own = F.cross_entropy(logits, labels_N)
-        return kept * own + (1 - kept) * F.cross_entropy(logits, partners_N) if mixed else own
+            logits = functional_call(network, parameters, (images_NCHW,)).to(precise)
+        return kept * F.cross_entropy(logits, labels_N) + (1 - kept) * F.cross_entropy(logits, partners_N)
 
     gradients, value = grad_and_value(loss)(parameters)
     return value, gradients
@@ -80,16 +79,14 @@ def is_compiled(network: Network, image_shape: tuple[int, int, int], images: int
     return pays and has_compiler()
 
 
-def first_order_pass(
-    network: Network, image_shape: tuple[int, int, int], images: int, runtime: Runtime, mixed: bool = False
-) -> Pass:
+def first_order_pass(network: Network, image_shape: tuple[int, int, int], images: int, runtime: Runtime) -> Pass:
     """`loss_and_gradients` as a training that shows `images` images in all should call it on this runtime."""
     half = runtime.precision == "bf16"
-    eager = partial(loss_and_gradients, network, mixed=mixed, half=half and runtime.device.type == "cuda")
-    kind = (type(network), image_shape, half, mixed)
+    eager = partial(loss_and_gradients, network, half=half and runtime.device.type == "cuda")
+    kind = (type(network), image_shape, half)
     if kind in _refused or not is_compiled(network, image_shape, images, runtime):
         return eager
-    fast = partial(_compiled(), network, mixed=mixed, half=half)
+    fast = partial(_compiled(), network, half=half)
     try:
         _compile(fast, network, image_shape)
     except Exception as error:  # the compiler has bugs of its own

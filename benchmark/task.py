@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from benchmark import augment, networks, zca
 from benchmark.budget import Budget, TooFewImages
+from benchmark.compiled import Pass, first_order_pass
 from benchmark.containers import Container
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
@@ -91,6 +92,11 @@ class Task:
         """A freshly drawn ConvNet to condense images of this data set on."""
         network = networks.build_matching(self.spec.image_shape, self.classes).to(self.device)
         return networks.initialise_(network, self.generator)
+
+    def first_order(self, network: Network, images: int) -> Pass:
+        """The pass by which a run that shows a network `images` images in all trains it: compiled and in half
+        precision where the runtime has that and it pays."""
+        return first_order_pass(network, self.spec.image_shape, images, self.runtime)
 
     def noise(self, per_class: int) -> Tensor:
         """Standard normal images [K, M, C, H, W]."""

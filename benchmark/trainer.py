@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
-from benchmark.compiled import first_order_pass, is_compiled
+from benchmark.compiled import Pass, first_order_pass, is_compiled
 from benchmark.data import Split
 from benchmark.networks import Network
 from benchmark.recipes import Recipe
@@ -110,7 +109,7 @@ class Training:
         what = (ensemble.network, data.image_shape, batch * self.total_steps, runtime)
         small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP and runtime.precision != "reference"
         self.batched = runtime.batched or (small and not is_compiled(*what))
-        self._pass = first_order_pass(*what, bool(recipe.cutmix))
+        self._pass = first_order_pass(*what)
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]
@@ -203,6 +202,7 @@ def accuracies(ensemble: Ensemble, data: TrainingSet) -> list[float]:
 
 def train_epochs(
     network: Network,
+    first_order: Pass,
     images_NCHW: Tensor,
     labels_N: Tensor,
     epochs: int,
@@ -213,21 +213,26 @@ def train_epochs(
 ) -> None:
     """Plain SGD of one network in place, without momentum or weight decay: the inner loop of DC and its kin.
 
-    `strategy`: DSA operations drawn anew for every batch, or `none`.
+    `first_order`: see `Task.first_order`. `strategy`: DSA operations drawn anew for every batch, or `none`.
     """
-    parameters = list(network.parameters())
+    parameters, whole = detached(network), images_NCHW.new_ones(())
     for _ in range(epochs):
         for indices in torch.randperm(len(images_NCHW), generator=generator, device=images_NCHW.device).split(batch):
             images = images_NCHW[indices]
             if strategy != "none":
                 images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
-            gradients = torch.autograd.grad(F.cross_entropy(network(images), labels_N[indices]), parameters)
-            with torch.no_grad():
-                torch._foreach_add_(parameters, gradients, alpha=-lr)
+            _, gradients = first_order(parameters, images, labels_N[indices], labels_N[indices], whole)
+            torch._foreach_add_(list(parameters.values()), [gradients[name] for name in parameters], alpha=-lr)
+
+
+def detached(network: Network) -> dict[str, Tensor]:
+    """A network's own parameters by name, outside any graph: what is written to them moves the network."""
+    return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
 
 def train_mixed(
     network: Network,
+    first_order: Pass,
     optimiser: torch.optim.Optimizer,
     data: TrainingSet,
     images: int,
@@ -239,16 +244,19 @@ def train_mixed(
     """Train one network in place on randomly drawn images, none of them twice: how IDC keeps its network moving.
 
     As many whole batches as hold `images` images, or one epoch where `data` has fewer. Every image has a DiffAug draw
-    of `strategy` of its own; a batch is mixed by CutMix with probability `mix`.
+    of `strategy` of its own; a batch is mixed by CutMix with probability `mix`. `first_order`: see `Task.first_order`.
     """
+    parameters = detached(network)
     drawn = -(-images // batch) * batch
     order = torch.randperm(len(data), generator=generator, device=data.labels.device)[:drawn]
     for indices in order.split(batch):
         params = diffaug.sample(strategy, len(indices), data.image_shape[1:], generator)
         mixture = cutmix.sample(len(indices), data.image_shape[1:], mix, generator)
         mixed = cutmix.apply(augment.apply(data.gather(indices), params), mixture)
-        optimiser.zero_grad()
-        cutmix.loss(network(mixed), data.labels[indices], mixture).backward()
+        labels = data.labels[indices]
+        _, gradients = first_order(parameters, mixed, labels, labels[mixture.partner], mixture.kept)
+        for name, parameter in network.named_parameters():
+            parameter.grad = gradients[name]
         optimiser.step()
 
 

@@ -26,6 +26,7 @@ import torch
 
 from benchmark import networks
 from benchmark.budget import Budget
+from benchmark.compiled import Pass
 from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
@@ -119,12 +120,15 @@ class CAFE(Method):
 
     @classmethod
     def work(cls, hyper: CAFEHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        """With every window judged as soon as it is full: the least the loops can do."""
+        steps, epochs = cls.least(hyper)
+        real = spec.classes * (steps * hyper.batch_real + (steps + epochs) * hyper.query)
+        return Work(forward=real, trained=(steps + epochs) * budget.ipc * spec.classes)
+
+    @classmethod
+    def least(cls, hyper: CAFEHyper) -> tuple[int, int]:
+        """(image steps, epochs of network training) with every window judged as soon as it is full."""
         steps = hyper.iterations * min(hyper.window, hyper.max_image_steps)
-        epochs = min(hyper.window, hyper.max_inner_epochs)
-        synthetic = budget.ipc * spec.classes
-        real = spec.classes * (hyper.batch_real + (1 + epochs) * hyper.query)
-        return Work(forward=steps * real, trained=steps * (1 + epochs) * synthetic)
+        return steps, steps * min(hyper.window, hyper.max_inner_epochs)
 
     @classmethod
     def native_recipe(cls, hyper: CAFEHyper, spec: DatasetSpec, ipc: int) -> Recipe:
@@ -142,6 +146,7 @@ class CAFE(Method):
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
         objective = FeatureAlignment(hyper.discrimination, task.runtime.batched, task.microbatch)
         network = task.network()
+        first_order = task.first_order(network, self.least(hyper)[1] * container.num_images)
         loop = BiLevel(self.window())
         steps = hyper.iterations * hyper.max_image_steps
         state = {"container": container, "optimiser": optimiser, "network": network, "loop": loop}
@@ -165,21 +170,27 @@ class CAFE(Method):
             loop.counts["image_step_caps_hit"] += capped
             loop.done = settled or capped
             if not loop.done:
-                self.train(network, container, task, strategy, loop.counts)
+                self.train(network, first_order, container, task, strategy, loop.counts)
             run.note("bi_level_loop", dict(loop.counts))
 
     def window(self) -> Window:
         return Window(self.hyper.window, self.hyper.leaky_query)
 
     def train(
-        self, network: Network, container: Container, task: Task, strategy: str, counts: dict[str, int]
+        self,
+        network: Network,
+        first_order: Pass,
+        container: Container,
+        task: Task,
+        strategy: str,
+        counts: dict[str, int],
     ) -> None:
         """Train the network on the synthetic set until it has moved: its queries span more than lambda2."""
         hyper, window = self.hyper, self.window()
         images, labels = task.synthetic_set(container)
         settings = task.generator, hyper.lr_net, hyper.batch_net, strategy
         for _ in range(hyper.max_inner_epochs):
-            train_epochs(network, images, labels, 1, *settings)
+            train_epochs(network, first_order, images, labels, 1, *settings)
             counts["inner_epochs"] += 1
             window.add(query(network, task, hyper.query))
             if window.full and window.spread > hyper.lambda2:

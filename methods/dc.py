@@ -107,7 +107,8 @@ class DC(Method):
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
         objective = GradientMatching(hyper.distance, task.runtime.batched, microbatch=task.microbatch)
         network = task.network()
-        steps = hyper.iterations * hyper.outer_loop
+        steps, trainings = hyper.iterations * hyper.outer_loop, hyper.iterations * (hyper.outer_loop - 1)
+        first_order = task.first_order(network, trainings * hyper.inner_epochs * container.num_images)
         for step in run.loop("condense", steps, container=container, optimiser=optimiser, network=network):
             outer = step % hyper.outer_loop
             if outer == 0:
@@ -118,6 +119,5 @@ class DC(Method):
             run.log(loss=task.step(objective, network, real, synthetic, optimiser))
             if outer + 1 < hyper.outer_loop:
                 images, labels = task.synthetic_set(container)
-                train_epochs(
-                    network, images, labels, hyper.inner_epochs, task.generator, hyper.lr_net, hyper.batch_net, strategy
-                )
+                settings = task.generator, hyper.lr_net, hyper.batch_net, strategy
+                train_epochs(network, first_order, images, labels, hyper.inner_epochs, *settings)

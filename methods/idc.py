@@ -183,6 +183,7 @@ class IDC(Method):
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)
         state = {"container": container, "optimiser": optimiser, "network": network, "trainer": trainer}
         steps = hyper.outer * hyper.passes
+        first_order = task.first_order(network, hyper.outer * (hyper.passes - 1) * hyper.n_data)
         for step in run.loop("condense", steps, **state):
             if step % hyper.passes == 0:
                 container.project_()
@@ -195,8 +196,8 @@ class IDC(Method):
                 loss += task.step(objective, network, real, synthetic, optimiser, classes_K)
             run.log(loss=loss)
             if (step + 1) % hyper.passes:  # after its last pass the network is dropped
-                augmentation = hyper.strategy_net, hyper.cutmix
-                train_mixed(network, trainer, pool, hyper.n_data, task.generator, hyper.batch_net, *augmentation)
+                settings = hyper.n_data, task.generator, hyper.batch_net, hyper.strategy_net, hyper.cutmix
+                train_mixed(network, first_order, trainer, pool, *settings)
 
     def class_order(self, task: Task) -> tuple[Tensor, ...]:
         """The classes of each step of one pass."""

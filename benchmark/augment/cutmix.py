@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmark.augment.operations import Size
 from benchmark.augment.params import inside
@@ -45,9 +44,3 @@ def sample(batch: int, size: Size, probability: float, generator: torch.Generato
 def apply(images_NCHW: Tensor, params: CutMix) -> Tensor:
     """New images (N, C, H, W); the input is not written to."""
     return torch.where(inside(params.box, *images_NCHW.shape[2:]), images_NCHW[params.partner], images_NCHW)
-
-
-def loss(logits_NK: Tensor, labels: Tensor, params: CutMix) -> Tensor:
-    """kept * CE(own labels) + (1 - kept) * CE(partners' labels), a scalar. Labels: (N,) or soft (N, K)."""
-    own, partners = F.cross_entropy(logits_NK, labels), F.cross_entropy(logits_NK, labels[params.partner])
-    return params.kept * own + (1 - params.kept) * partners

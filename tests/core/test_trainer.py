@@ -1,6 +1,7 @@
 """The trainer: one batched computation against a loop, ensembles of any size, and plain torch.optim."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.compiled import loss_and_gradients
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies, train_epochs
@@ -200,7 +202,8 @@ def test_accuracies_are_fractions_of_right_answers(data):
 def test_the_inner_loop_is_plain_sgd(data, strategy):
     images, labels = data.gather(torch.arange(IMAGES)), data.labels
     one, two = (networks.initialise_(small(), torch.Generator().manual_seed(4)) for _ in range(2))
-    train_epochs(one, images, labels, 3, torch.Generator().manual_seed(9), 0.05, BATCH, strategy)
+    first_order = partial(loss_and_gradients, small(), half=False)
+    train_epochs(one, first_order, images, labels, 3, torch.Generator().manual_seed(9), 0.05, BATCH, strategy)
     generator = torch.Generator().manual_seed(9)
     sgd = torch.optim.SGD(two.parameters(), lr=0.05)
     for _ in range(3):

@@ -32,7 +32,7 @@ def test_agrees_with_the_reference(runtime, init):
 
 def test_no_training_behind_the_last_image_step_of_a_network(monkeypatch):
     calls = []
-    monkeypatch.setattr("methods.dc.train_epochs", lambda *args, **kwargs: calls.append(args[3]))
+    monkeypatch.setattr("methods.dc.train_epochs", lambda *args, **kwargs: calls.append(args[4]))
     condense(DC(HYPER), toy_task())
     assert calls == [HYPER.inner_epochs] * (HYPER.outer_loop - 1) * HYPER.iterations
 
