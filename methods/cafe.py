@@ -115,7 +115,7 @@ class CAFE(Method):
     Hyper = CAFEHyper
     microbatches = True
     scaled = ("iterations",)
-    quick = {"iterations": 4, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
+    quick = {"iterations": 3, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
     augments = False
 
     @classmethod

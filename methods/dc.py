@@ -30,7 +30,7 @@ from benchmark.trainer import train_epochs
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
-QUICK_STEPS, QUICK_REAL = 40, 64
+QUICK_STEPS, QUICK_REAL = 30, 64
 
 
 def loops(ipc: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class DC(Method):
         start from real images: from noise so few steps end at chance."""
         return dataclasses.replace(
             hyper,
-            iterations=max(4, QUICK_STEPS // hyper.outer_loop),
+            iterations=max(3, QUICK_STEPS // hyper.outer_loop),
             inner_epochs=min(hyper.inner_epochs, 10),
             batch_real=QUICK_REAL,
             init="real",

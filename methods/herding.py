@@ -49,7 +49,7 @@ class Herding(Method):
     name, title, paper, category = "herding", "Herding", "Welling, ICML 2009", "reference"
     Hyper = HerdingHyper
     scaled = ("feature_steps",)
-    quick = {"feature_steps": 150}
+    quick = {"feature_steps": 100}
     select = staticmethod(herd)
 
     @classmethod

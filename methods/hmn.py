@@ -112,10 +112,10 @@ class HMN(IDC):
         "outer": 5,
         "passes": 10,
         "n_data": 256,
-        "aum_steps": 100,
+        "aum_steps": 60,
         "aum_points": 10,
         "beta_nets": 1,
-        "beta_steps": 100,
+        "beta_steps": 60,
         "beta_stride": 5,
     }
 
