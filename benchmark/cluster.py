@@ -13,10 +13,9 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cells import Job
-from benchmark.data import Dataset, DatasetSpec
+from benchmark.data import DatasetSpec
 from benchmark.failures import first_line
-from benchmark.memory import predicted_bytes, share
+from benchmark.memory import share
 from benchmark.plan import probe_speed
 from benchmark.pool import is_small
 from benchmark.runtime import Precision, set_up
@@ -55,11 +54,11 @@ class Cluster:
     def at_once(self) -> int:
         return max(1, min(self.slots, self.limit or self.slots))
 
-    def resources(self, job: Job, dataset: Dataset) -> dict[str, float]:
-        """What the task of a job asks Ray for."""
+    def resources(self, needed: int) -> dict[str, float]:
+        """What a task that takes `needed` bytes of a GPU, if it runs on one, asks Ray for."""
         if self.device == "cpu":
             return {"num_cpus": self.cores}
-        return {"num_cpus": self.cores, "num_gpus": share(predicted_bytes(job, dataset.spec), self.gpu_bytes)}
+        return {"num_cpus": self.cores, "num_gpus": share(needed, self.gpu_bytes)}
 
     def speed(self) -> float | None:
         """FLOP per second of one cell by itself (see `probe_speed`); None where no node is free to tell."""

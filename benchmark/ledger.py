@@ -21,8 +21,9 @@ ATTEMPTS = 2
 
 ELSEWHERE = "another process is at it; looked at again later"
 
-End = tuple[Literal["done", "claimed", "stopped", "failed"], str]
-"""How a job ended, and what there is to say: scores, nothing, where it stopped, or why it failed."""
+End = tuple[Literal["done", "claimed", "stopped", "failed"], Any]
+"""How a job, or a part of one, ended, and what came of it: what it gave, nothing, where it stopped, or why it
+failed."""
 
 
 class ProcessDied(CellError):
@@ -43,17 +44,17 @@ class Outcome:
         self.stopped = self.stopped or where
 
 
-def attempt(job: Job, run: Callable[[], dict[str, Any]]) -> End:
-    """Call `run`, which gives the job's result, and tell how that ended. Raises nothing."""
+def attempt(job: Job, run: Callable[[], Any]) -> End:
+    """Call `run`, which does the job or a part of it, and tell how that ended. Raises nothing."""
     try:
-        result = run()
+        given = run()
     except Claimed:
         return "claimed", ""
     except Stopped as error:
         return "stopped", str(error)
     except Exception as error:
         return "failed", failure_reason(job.cell, error)
-    return "done", summarise(result)
+    return "done", given
 
 
 def summarise(result: dict[str, Any]) -> str:
@@ -86,7 +87,7 @@ class Ledger:
         """The next job; None where all that are left are done by other programs at this moment."""
         if self.waiting:
             return self.waiting.popleft()
-        free = next((job for job in self.elsewhere if is_free(self.store.claim(job.cell))), None)
+        free = next((job for job in self.elsewhere if all(map(is_free, self.store.claims(job)))), None)
         if free is not None:
             self.elsewhere.remove(free)
         return free
@@ -96,11 +97,11 @@ class Ledger:
         return self.display.start(job.cell.label)
 
     def settle(self, job: Job, progress: CellProgress, end: End) -> None:
-        """Take up how a job ended."""
+        """Take up how a job ended; what a job that is done gave is its result."""
         kind, content = end
         if kind == "done":
             self.outcome.done += 1
-            progress.end(content)
+            progress.end(summarise(content))
         elif kind == "claimed":
             self.elsewhere.append(job)
             progress.end(ELSEWHERE, final=False)
@@ -112,21 +113,20 @@ class Ledger:
 
     def lose(
         self, job: Job, progress: CellProgress, what: str, times: int, stopping: bool, detail: str = ""
-    ) -> None:
-        """A job came to no end, because its `what` ("process died"): give it out again, unless that happened `times`
-        times. What it had saved is gone on from."""
+    ) -> End | None:
+        """A job, or a part of one, came to no end, because its `what` ("process died"). None where it is to be given
+        out again, going on from what it had saved; its end where that happened `times` times, or all are stopping."""
         self._lost[job.cell.key, what] += 1
         told = f"its {what} ({detail})" if detail else f"its {what}"
         if stopping:
-            self.outcome.stop(f"{job.cell.label}: {told}")
-        elif self._lost[job.cell.key, what] < times:
-            self.waiting.appendleft(job)
+            return "stopped", told
+        if self._lost[job.cell.key, what] < times:
             progress.end(f"{told}; given to another one", final=False)
-        else:
-            error = ProcessDied(f"{told}, {times} times; if memory ran out: {less_memory(job.cell)}")
-            with contextlib.suppress(OSError):  # a full disk: the reason still reaches the user
-                self.store.fail(job.cell, describe_failure(job.cell, error))
-            self.settle(job, progress, ("failed", failure_reason(job.cell, error)))
+            return None
+        error = ProcessDied(f"{told}, {times} times; if memory ran out: {less_memory(job.cell)}")
+        with contextlib.suppress(OSError):  # a full disk: the reason still reaches the user
+            self.store.fail(job.cell, describe_failure(job.cell, error))
+        return "failed", failure_reason(job.cell, error)
 
     def stop_before_the_rest(self) -> None:
         """Note that the run was stopped with jobs left."""

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from benchmark import networks, registry
 from benchmark.budget import Budget
-from benchmark.cells import Job
+from benchmark.cells import Evaluation, Job
 from benchmark.data import DatasetSpec
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 
@@ -33,7 +33,12 @@ OPTIMISED = 4
 
 
 def predicted_bytes(job: Job, spec: DatasetSpec) -> int:
-    """Peak bytes of a GPU that condensing and evaluating one cell of a data set takes.
+    """Peak bytes of a GPU that condensing and evaluating one cell of a data set takes."""
+    return max(condensing_bytes(job, spec), *(scoring_bytes(job, e, spec) for e in job.evaluations), 0)
+
+
+def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
+    """Peak bytes of a GPU that condensing a cell takes.
 
     A pass of a condensation is taken to be as large as the substrate allows (`PIXELS_AT_ONCE`; of synthetic images
     `SYNTHETIC_AT_MOST` a class), unless the training set or the whole cell shows fewer images than that.
@@ -41,20 +46,28 @@ def predicted_bytes(job: Job, spec: DatasetSpec) -> int:
     cell = job.cell
     budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
     name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
-    mover, method = registry.get(name), registry.get(cell.method)
+    mover = registry.get(name)
     work = mover.work(mover.Hyper(**values), spec, budget)
     at_once = (job.microbatch or math.inf) * spec.classes
     real = min(PIXELS_AT_ONCE / spec.pixels, spec.train_images or math.inf, at_once)
     synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
     seen = max(TRAINED * min(work.trained, real), min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
-    peaks = [seen * kept_bytes("convnet", spec)]
+    return math.ceil(standing_bytes(spec) + seen * kept_bytes("convnet", spec))
+
+
+def scoring_bytes(job: Job, evaluation: Evaluation, spec: DatasetSpec) -> int:
+    """Peak bytes of a GPU that one evaluation of a cell takes; its networks are trained together."""
+    cell, method = job.cell, registry.get(job.cell.method)
+    budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
     images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
-    for evaluation in job.evaluations:
-        batch = min(evaluation.recipe.batch, images) if images else evaluation.recipe.batch
-        one = TRAINED * batch * kept_bytes(evaluation.network, spec)
-        peaks.append(evaluation.nets * (one + OPTIMISED * parameter_bytes(evaluation.network, spec)))
-    data = (spec.train_images + spec.test_images) * spec.pixels  # a byte each
-    return math.ceil(CONTEXT + data + max(peaks))
+    batch = min(evaluation.recipe.batch, images) if images else evaluation.recipe.batch
+    one = TRAINED * batch * kept_bytes(evaluation.network, spec) + OPTIMISED * parameter_bytes(evaluation.network, spec)
+    return math.ceil(standing_bytes(spec) + evaluation.nets * one)
+
+
+def standing_bytes(spec: DatasetSpec) -> int:
+    """What every process of a GPU holds: its context and the data set, a byte a value."""
+    return CONTEXT + (spec.train_images + spec.test_images) * spec.pixels
 
 
 def share(needed: int, available: int) -> float:

@@ -154,6 +154,14 @@ class Method:
         """What comes after the loop, such as pruning; nothing by default."""
         return container
 
+    def shares(self) -> dict[str, Any] | None:
+        """What `prepare` makes, as JSON: cells of a data set and repetition that say the same share it. None: it makes
+        nothing."""
+        return None
+
+    def prepare(self, task: Task, run: Run) -> None:
+        """Make what the loop will find in the task's cache, such as experts."""
+
     @classmethod
     def summary(cls) -> str:
         return inspect.getdoc(cls).splitlines()[0]

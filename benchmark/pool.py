@@ -143,7 +143,10 @@ class Pool:
         """Replace a process that died, and give its job to another one unless that was tried."""
         job, progress = process.job, process.progress
         code = process.replace()
-        self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}")
+        if end := self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}"):
+            self.ledger.settle(job, progress, end)
+        else:
+            self.ledger.waiting.appendleft(job)
 
 
 class Process:

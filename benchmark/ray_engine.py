@@ -1,73 +1,46 @@
-"""The Ray engine: every cell is a task of a cluster. It does what the pool does, with nodes instead of processes.
+"""The Ray engine: the parts of every job are tasks of a cluster. It does what the pool does, with nodes instead of
+processes.
 
 Tasks tell a `Board`, an actor beside the driver, how far they are, and hear from it whether to stop. A task whose
 process or node died is given out again. A node that sees the results folder works in it, claims and checkpoints
-included; to one that does not, a cell's files travel with its task, and they come back when it ends, however it does.
-Data sets travel too; what cells share (experts, feature networks) is in each node's own cache folder.
+included; to one that does not, a cell's files travel with its tasks, and they come back when these end, however they
+do. Data sets travel too; what cells share (experts, feature networks) is in each node's own cache folder.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cells import Job
+from benchmark.cells import Evaluation, Job, canonical_json
 from benchmark.claims import LOOK_SECONDS, Claimed, claim
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
 from benchmark.failures import failure_reason, first_line
-from benchmark.folders import cache_folder
 from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
+from benchmark.memory import condensing_bytes, scoring_bytes
 from benchmark.progress import CellProgress, Display
-from benchmark.runtime import Precision, set_up
+from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
+from benchmark.runtime import set_up
 from benchmark.store import RESULT, Store, write_atomically
-from benchmark.worker import Worker
+from benchmark.worker import Worker, build_method
 
 LOST_NODES = 8
-"""How often a job is given out whose node died. More often than one whose process died: clusters take nodes away, and
+"""How often a part is given out whose node died. More often than one whose process died: clusters take nodes away, and
 that is seldom the job's doing."""
-
-TELL_SECONDS = 0.5
-"""Between two messages of a task."""
-
-Files = dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every task is told; plain values."""
-
-    results: Path
-    probe: Path
-    """A file below the results folder, made by the driver: a node that sees it shares the folder."""
-    device: str
-    precision: Precision
-    threads: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a task ended."""
-
-    end: End
-    files: Files | None
-    """What the cell's folder holds, from a node that does not share it."""
 
 
 def run_jobs(
@@ -78,12 +51,12 @@ def run_jobs(
     display: Display,
     stop: StopSignal | None = None,
 ) -> Outcome:
-    """Run every job as a task of the cluster. `loaded`: data sets by name, sent to the nodes that need them."""
+    """Run every job as tasks of the cluster. `loaded`: data sets by name, sent to the nodes that need them."""
     stop, ledger = stop or StopSignal(), Ledger(jobs, store, display)
     with probe(store) as path, stop.installed():
         settings = Settings(store.root.absolute(), path, cluster.device, cluster.precision, cluster.cores)
         try:
-            Tasks(cluster, settings, loaded, ledger).run(stop)
+            Driver(cluster, settings, loaded, ledger).run(stop)
         except RayError as error:  # with the driver's own node or the head everything is lost but what is stored
             ledger.outcome.stopped = f"because the cluster was lost: {first_line(error)}"
     return ledger.outcome
@@ -101,192 +74,205 @@ def probe(store: Store) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-@dataclass
-class Task:
-    """A job that was given to the cluster, as the driver sees it."""
+@dataclass(eq=False)
+class Work:
+    """A job under way, as the driver sees it."""
 
-    number: int
     job: Job
+    shares: str
+    """Names what the cell shares with others; empty for nothing."""
     progress: CellProgress | None = None
-    """None until it runs."""
+    """None until one of its tasks runs."""
+    parts: int = 0
+    """Its tasks that have not ended."""
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    """The evaluations that its tasks gave."""
+    end: End | None = None
+    """The first end of a task that was not done."""
 
 
-class Tasks:
-    """The tasks that do the jobs of a ledger."""
+@dataclass
+class Part:
+    """A part of a job that was given to the cluster."""
+
+    work: Work
+    kind: Kind
+    job: Job
+    """With the evaluations that are the part's."""
+    number: int
+    begun: bool = False
+
+
+class Driver:
+    """Gives the parts of a ledger's jobs to the cluster and hears of them."""
 
     def __init__(
         self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], ledger: Ledger
     ) -> None:
         self.cluster, self.settings, self.loaded, self.ledger = cluster, settings, loaded, ledger
-        self.running: dict[ray.ObjectRef, Task] = {}
+        self.running: dict[ray.ObjectRef, Part] = {}
+        self.under_way: list[Work] = []
+        self.preparing: dict[str, list[Work]] = {}
+        """The jobs that wait for what one task makes for all of them, by its name."""
+        self.prepared: set[str] = set()
         self.sent: dict[str, ray.ObjectRef] = {}
-        self.numbers = itertools.count()
+        self.numbers, self.stopping = itertools.count(), False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()
+        self.worker = Worker(ledger.store, set_up("cpu"))
 
     def run(self, stop: StopSignal) -> None:
         """Give out jobs and hear of them until none is left, or, after a stop, none has begun."""
-        told = False
         while True:
-            if stop() and not told:
-                told = True
+            if stop() and not self.stopping:
+                self.stopping = True
                 ray.get(self.board.stop.remote())
-            while not told and self.has_room() and (job := self.ledger.take()):
-                self.give(job)
-            tasks = {task.number: task for task in self.running.values()}
+            while not self.stopping and self.has_room() and (job := self.ledger.take()):
+                self.begin(job)
+            parts = {part.number: part for part in self.running.values()}
             for number, kind, content in ray.get(self.board.take.remote()):
-                self.hear(tasks.get(number), kind, content)
-            begun = [ref for ref, task in self.running.items() if task.progress or not told]
-            if not begun and (told or not self.ledger):
+                self.hear(parts.get(number), kind, content)
+            begun = [ref for ref, part in self.running.items() if part.begun or not self.stopping]
+            if not begun and (self.stopping or not self.ledger):
                 break
             if not begun:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
             ended, _ = ray.wait(begun, timeout=LOOK_SECONDS) if begun else ((), ())
             for ref in ended:
-                self.end(ref, told)
-        self.ledger.waiting.extendleft(task.job for task in reversed(self.running.values()))  # given out, never begun
-        if told:
+                self.take_up(ref)
+        self.ledger.waiting.extendleft(work.job for work in reversed(self.under_way))  # begun by no task, or not ended
+        if self.stopping:
             self.ledger.stop_before_the_rest()
 
     def has_room(self) -> bool:
-        return self.cluster.limit is None or len(self.running) < self.cluster.limit
+        return self.cluster.limit is None or len(self.under_way) < self.cluster.limit
 
-    def give(self, job: Job) -> None:
-        """Submit the task of a job; it begins when a node has room."""
-        name = job.cell.dataset
+    # From a job to its parts
+
+    def begin(self, job: Job) -> None:
+        shares = build_method(job.cell).mover.shares()
+        cell = job.cell
+        name = canonical_json([cell.dataset, cell.seed, cell.precision, shares]) if shares else ""
+        work = Work(job, name)
+        self.under_way.append(work)
+        if self.ledger.store.is_done(job):
+            self.end(work, ("done", self.ledger.store.result(cell)))
+        else:
+            self.condense(work)
+
+    def condense(self, work: Work) -> None:
+        """Give out the condensation, or before it, once for all who want it, what the cell shares with others."""
+        if not work.shares or work.shares in self.prepared:
+            self.give(work, "condense")
+        elif work.shares in self.preparing:
+            self.preparing[work.shares].append(work)
+        else:
+            self.preparing[work.shares] = []
+            self.give(work, "prepare")
+
+    def score(self, work: Work) -> None:
+        """Give out the evaluations; those that train the same networks together, for one training serves them all."""
+        together: dict[str, list[Evaluation]] = {}
+        for evaluation in self.ledger.store.missing_evaluations(work.job):
+            training = canonical_json([evaluation.network, vars(evaluation.recipe), evaluation.factor])
+            together.setdefault(training, []).append(evaluation)
+        for evaluations in together.values():
+            self.give(work, "score", tuple(evaluations))
+
+    def give(self, work: Work, kind: Kind, evaluations: tuple[Evaluation, ...] = ()) -> None:
+        """Submit the task of a part; it begins when a node has room."""
+        job = replace(work.job, evaluations=evaluations) if evaluations else work.job
+        name, spec = job.cell.dataset, self.loaded[job.cell.dataset].spec
         if name not in self.sent:
             self.sent[name] = ray.put(self.loaded[name])
+        needed = condensing_bytes(job, spec)
+        if kind == "score":
+            needed = max(scoring_bytes(job, evaluation, spec) for evaluation in evaluations)
+        part = Part(work, kind, job, next(self.numbers))
         files = ray.put(self.ledger.store.export(job.cell))
-        task = Task(next(self.numbers), job)
-        ref = do.options(name=job.cell.label, **self.cluster.resources(job, self.loaded[name])).remote(
-            task.number, job, self.sent[name], files, self.settings, self.board
-        )
-        self.running[ref] = task
+        task = do.options(name=f"{job.cell.label} {kind}", **self.cluster.resources(needed))
+        ref = task.remote(part.number, kind, job, self.sent[name], files, self.settings, self.board)
+        self.running[ref] = part
+        work.parts += 1
 
-    def hear(self, task: Task | None, kind: str, content: Any) -> None:
+    # What comes back
+
+    def hear(self, part: Part | None, kind: str, content: Any) -> None:
         """Take up a message of a task; None is one that ended meanwhile."""
         if kind == "warning":
             warnings.warn(content, stacklevel=1)
-        elif task:
-            task.progress = task.progress or self.ledger.begin(task.job)
+        elif part:
+            part.begun = True
+            progress = self.progress(part.work)
             if content:
-                task.progress.step(*content)
+                progress.step(*content)
 
-    def end(self, ref: ray.ObjectRef, stopping: bool) -> None:
+    def progress(self, work: Work) -> CellProgress:
+        work.progress = work.progress or self.ledger.begin(work.job)
+        return work.progress
+
+    def take_up(self, ref: ray.ObjectRef) -> None:
         """Take up how a task ended."""
-        task = self.running.pop(ref)
-        job, progress = task.job, task.progress or self.ledger.begin(task.job)
+        part = self.running.pop(ref)
+        work = part.work
+        work.parts -= 1
+        end = self.end_of(part, ref)
+        if end is None:
+            work.progress = None  # the next one begins anew
+            self.give(work, part.kind, part.job.evaluations if part.kind == "score" else ())
+            return
+        if part.kind == "prepare":
+            self.prepared.add(work.shares)  # if it failed, each cell finds out for itself
+            for waiting in self.preparing.pop(work.shares) if not self.stopping else ():
+                self.give(waiting, "condense")
+        if end[0] != "done":
+            work.end = work.end or end
+        elif part.kind == "score":
+            work.entries += end[1]
+        if not (work.end or self.stopping):
+            if part.kind == "prepare":
+                self.give(work, "condense")
+            elif part.kind == "condense":
+                self.score(work)
+        if not work.parts:
+            self.end(work, work.end or self.conclude(work, part))
+
+    def end_of(self, part: Part, ref: ray.ObjectRef) -> End | None:
+        """How the task of a part ended; None where it came to no end and is to be given out again."""
+        job, lose = part.job, partial(self.ledger.lose, part.job, self.progress(part.work))
         try:
             ended = ray.get(ref)
             end = ended.end if ended.files is None else self.keep(job, ended)
         except NodeDiedError as error:
-            self.ledger.lose(job, progress, "node died", LOST_NODES, stopping, first_line(error))
+            return lose("node died", LOST_NODES, self.stopping, first_line(error))
         except RayTaskError as error:
-            self.ledger.settle(job, progress, ("failed", f"error: {error.cause}"))
+            return "failed", f"error: {error.cause}"
         except RayError as error:
-            self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, first_line(error))
-        else:
-            if end[0] == "stopped" and not stopping:
-                self.ledger.lose(job, progress, "node lost touch", LOST_NODES, stopping)
-            else:
-                self.ledger.settle(job, progress, end)
+            return lose("process died", ATTEMPTS, self.stopping, first_line(error))
+        if end[0] == "stopped" and not self.stopping:
+            return lose("node lost touch", LOST_NODES, self.stopping)
+        return end
 
     def keep(self, job: Job, ended: Ended) -> End:
         """Write what came back from a node that does not share the results folder; returns how that ended."""
-        store, files = self.ledger.store, dict(ended.files)
+        store = self.ledger.store
         try:
             with claim(store.claim(job.cell)):
-                if store.is_done(job):  # by a program that does share it
-                    return ended.end
-                result = files.pop(RESULT, None) if ended.end[0] == "done" else None
-                store.adopt(job.cell, files)
-                if result:
-                    store.finish(job.cell, json.loads(result))
+                if not store.is_done(job):  # by a program that does share it
+                    store.adopt(job.cell, {name: data for name, data in ended.files.items() if name != RESULT})
         except Claimed:
             return "claimed", ""
         except OSError as error:
             return "failed", failure_reason(job.cell, error)
         return ended.end
 
+    def conclude(self, work: Work, last: Part) -> End:
+        """The end of a job whose parts are all done, or that a stop keeps from its next one."""
+        if last.kind != "score" and self.ledger.store.missing_evaluations(work.job):
+            return "stopped", f"stopped after its task {last.kind}"
+        dataset = self.loaded[work.job.cell.dataset]
+        return attempt(work.job, partial(self.worker.conclude, work.job, dataset, work.entries))
 
-@ray.remote(num_cpus=0)
-class Board:
-    """Where tasks say how far they are and the driver says stop. It lives beside the driver and ends with it."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[int, str, Any]] = []
-        self.stopping = False
-
-    def tell(self, number: int, kind: str, content: Any) -> bool:
-        """Take a message of a task; the answer is whether it should stop."""
-        self.messages.append((number, kind, content))
-        return self.stopping
-
-    def take(self) -> list[tuple[int, str, Any]]:
-        """The messages since the last call."""
-        taken, self.messages = self.messages, []
-        return taken
-
-    def stop(self) -> None:
-        self.stopping = True
-
-
-class Line:
-    """The task's way to the board: tells progress and hears the wish to stop, which a board that is gone is too.
-
-    A thread of its own asks, because Ray gives the cores of a task away while its main thread waits for an answer.
-    """
-
-    def __init__(self, board: ActorHandle, number: int) -> None:
-        self.board, self.number, self.stopping = board, number, False
-        self._latest: tuple[str, int, int, dict[str, float]] | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._talk)
-
-    def __enter__(self) -> Line:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def progress(self, phase: str, done: int, total: int, values: dict[str, float]) -> None:
-        self._latest = phase, done, total, values
-
-    def should_stop(self) -> bool:
-        return self.stopping
-
-    def warn(self, text: str) -> None:
-        self.board.tell.remote(self.number, "warning", text)
-
-    def _talk(self) -> None:
-        while not (self.stopping or self._over.is_set()):
-            try:
-                self.stopping = ray.get(self.board.tell.remote(self.number, "step", self._latest))
-            except RayError:
-                self.stopping = True
-            self._over.wait(TELL_SECONDS)
-
-
-@ray.remote(max_retries=0)
-def do(number: int, job: Job, dataset: Dataset, files: Files, settings: Settings, board: ActorHandle) -> Ended:
-    """The task of a job. `files`: what the cell's folder held at the driver, for where that is not seen."""
-    shared = settings.probe.exists()
-    alone = cache_folder() / "cluster" / f"{settings.probe.stem}-{job.cell.key}"  # a process that dies leaves it
-    store = Store(settings.results if shared else alone)
-
-    def run() -> dict[str, Any]:
-        if not (shared or store.directory(job.cell).exists()):
-            store.adopt(job.cell, files)
-        runtime = set_up(settings.device, settings.precision, settings.threads)
-        worker = Worker(store, runtime, cache_folder(), line.progress, line.should_stop)
-        return worker.run(job, dataset.to(runtime.device))
-
-    with Line(board, number) as line:
-        warnings.showwarning = lambda message, *_, **__: line.warn(str(message))
-        end = attempt(job, run)
-    files_after = None if shared else store.export(job.cell)
-    if not shared:
-        shutil.rmtree(alone, ignore_errors=True)
-    return Ended(end, files_after)
+    def end(self, work: Work, end: End) -> None:
+        self.under_way.remove(work)
+        self.ledger.settle(work.job, self.progress(work), end)

@@ -7,6 +7,7 @@ saved every so often and when it ends; the same command later finds it and goes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -29,6 +30,8 @@ next step may not end before: then what was saved at the last one's end is not a
 
 LOG_LINES = 400
 """About how many lines a phase writes to steps.jsonl; between them losses stay on the device."""
+
+LOG = "steps.jsonl"
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (phase, steps done, steps in all, last logged values)."""
@@ -112,7 +115,7 @@ class Run:
         return self.directory / "checkpoint" / (re.sub(r"[^A-Za-z0-9.-]+", "-", phase) + ".safetensors")
 
     def _log_path(self) -> Path | None:
-        return self.directory / "steps.jsonl" if self.directory else None
+        return self.directory / LOG if self.directory else None
 
     def _resume(self, path: Path | None, phase: str, steps: int, state: dict[str, Any]) -> tuple[int, float]:
         header = (checkpoint.read_header(path) if path else None) or {}
@@ -132,15 +135,9 @@ class Run:
         path = self._log_path()
         if not path or not path.exists():
             return
-        kept = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                if entry["phase"] != phase or entry["step"] <= done:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        write_atomically(path, "".join(kept))
+        entries = ((line, json.loads(line)) for line in _log_lines(path))
+        kept = [line for line, entry in entries if entry["phase"] != phase or entry["step"] <= done]
+        write_atomically(path, "".join(line + "\n" for line in kept))
 
     def _flush(self, phase: str, done: int, seconds: float) -> dict[str, float]:
         values = {name: torch.stack(seen).float().mean().item() for name, seen in self._pending.items()}
@@ -159,3 +156,24 @@ class Run:
     def _save(self, path: Path, phase: str, done: int, steps: int, seconds: float, state: dict[str, Any]) -> None:
         header = {"key": self.key, "phase": phase, "done": done, "steps": steps, "seconds": seconds}
         checkpoint.save_state(path, state, header | {"notes": self.notes})
+
+
+def append_log(part: Path, whole: Path) -> None:
+    """Put what a run logged in the folder `part` at the end of the log in the folder `whole`, once: lines of the same
+    phases there are replaced."""
+    new = _log_lines(part / LOG)
+    if new:
+        phases = {json.loads(line)["phase"] for line in new}
+        old = [line for line in _log_lines(whole / LOG) if json.loads(line)["phase"] not in phases]
+        write_atomically(whole / LOG, "".join(line + "\n" for line in [*old, *new]))
+
+
+def _log_lines(path: Path) -> list[str]:
+    """The lines of a log that are whole."""
+    kept = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if isinstance(entry["phase"], str) and isinstance(entry["step"], int):
+                kept.append(line)
+    return kept

@@ -28,7 +28,9 @@ from typing import Any, Literal
 
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job, canonical_json
 
+CHECKPOINT = "checkpoint"
 CHECKSUM = "checksum"
+FAILURE = "failure.json"
 CONFIG = "config.json"
 RESULT = "result.json"
 RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
@@ -162,9 +164,18 @@ class Store:
     def directory(self, cell: Cell) -> Path:
         return self.runs / cell.directory
 
-    def claim(self, cell: Cell) -> Path:
-        """The file that the process which does a cell holds locked."""
-        return self.root / "locks" / f"{cell.directory}.lock"
+    def claim(self, cell: Cell, evaluation: Evaluation | None = None) -> Path:
+        """The file that the process which does a cell holds locked, or one of its evaluations."""
+        part = f".{evaluation.name}" if evaluation else ""
+        return self.root / "locks" / f"{cell.directory}{part}.lock"
+
+    def claims(self, job: Job) -> list[Path]:
+        """All files that processes which do a part of a job hold locked."""
+        return [self.claim(job.cell), *(self.claim(job.cell, evaluation) for evaluation in job.evaluations)]
+
+    def evaluating(self, cell: Cell, evaluation: Evaluation) -> Path:
+        """The folder that an evaluation of a cell has for itself while it is under way."""
+        return self.directory(cell) / CHECKPOINT / evaluation.name
 
     def announce(self, job: Job) -> Path:
         """Record that a job was asked for, so that a report shows it as missing until it is done."""
@@ -195,9 +206,9 @@ class Store:
     def finish(self, cell: Cell, result: dict[str, Any]) -> None:
         """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
         directory = self.directory(cell)
-        (directory / "failure.json").unlink(missing_ok=True)  # first: a kill in between must not leave both
+        (directory / FAILURE).unlink(missing_ok=True)  # first: a kill in between must not leave both
         write_json(directory / RESULT, sealed(result))
-        shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+        shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
         for leftover in directory.glob(".*"):
             if not leftover.name.startswith(f".{CONFIG}."):  # written without the cell's claim, perhaps at this moment
                 leftover.unlink(missing_ok=True)
@@ -205,7 +216,7 @@ class Store:
     def fail(self, cell: Cell, failure: dict[str, Any]) -> None:
         directory = self.directory(cell)
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "failure.json", failure)
+        write_json(directory / FAILURE, failure)
 
     def keep_speed(self, measured: dict[str, Any]) -> Path:
         """Store what `benchmark.speed` measured, in the place of earlier measurements; returns the file."""
@@ -260,7 +271,7 @@ class Store:
             if isinstance(cell, dict):
                 wanted = config.get("requested")
                 requested = [e for e in wanted if isinstance(e, dict)] if isinstance(wanted, list) else []
-                failure = _read_json(directory / "failure.json")
+                failure = _read_json(directory / FAILURE)
                 found.append(Record(directory, cell, requested, result, failure))
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.budget import Budget, NotFinite
 from benchmark.cells import Cell, Job
-from benchmark.claims import claim
+from benchmark.claims import Claimed, claim
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate, training_set
 from benchmark.failures import describe_failure, now
 from benchmark.method import Method
 from benchmark.preview import write_preview
-from benchmark.run import Progress, Run, Stopped
+from benchmark.run import Progress, Run, Stopped, append_log
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import Store, is_number
 from benchmark.task import Task
 
 CONDENSED = "condensed.safetensors"
+
+CHECKPOINT_SECONDS = 60.0
+"""The longest time between two saves of a phase whose steps are short."""
 
 
 class OnDevice:
@@ -63,36 +66,84 @@ class Worker:
         if not self.store.is_done(job):
             with claim(self.store.claim(job.cell)):
                 if not self.store.is_done(job):  # by the process that held the claim a moment ago
-                    return self._do(job, dataset)
+                    with self._recorded(job.cell):
+                        artifact = self._condense(job, dataset)
+                        self._conclude(job, dataset, artifact, self._score(job, dataset, artifact))
         return self.store.result(job.cell)
 
-    def _do(self, job: Job, dataset: Dataset) -> dict[str, Any]:
+    # The same in parts, for an engine that spreads one job. Each raises as `run` does.
+
+    def prepare(self, job: Job, dataset: Dataset) -> None:
+        """Make what the cell shares with others (`Method.shares`) in the cache."""
+        with claim(self.store.claim(job.cell)), self._recorded(job.cell):
+            if not (self.store.directory(job.cell) / CONDENSED).exists():
+                build_method(job.cell).mover.prepare(*self._begin(job, dataset))
+
+    def condense(self, job: Job, dataset: Dataset) -> None:
+        """Condense and store the condensed set."""
+        with claim(self.store.claim(job.cell)), self._recorded(job.cell):
+            self._condense(job, dataset)
+
+    def score(self, job: Job, dataset: Dataset) -> list[dict[str, Any]]:
+        """Do the job's evaluations that its stored result does not hold; returns them. The condensed set is there."""
+        with self._recorded(job.cell):
+            path = self.store.directory(job.cell) / CONDENSED
+            return self._score(job, dataset, load_artifact(path, dataset, self.runtime.device))
+
+    def conclude(self, job: Job, dataset: Dataset, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Store the job's result: what is stored already, and the evaluations `entries`."""
+        with claim(self.store.claim(job.cell)), self._recorded(job.cell):
+            path = self.store.directory(job.cell) / CONDENSED
+            self._conclude(job, dataset, load_artifact(path, dataset, self.runtime.device), entries)
+        return self.store.result(job.cell)
+
+    @contextlib.contextmanager
+    def _recorded(self, cell: Cell) -> Iterator[None]:
+        """Keeps what went wrong as the cell's failure."""
         try:
-            result = self._run(job, dataset)
-        except Stopped:
+            yield
+        except (Stopped, Claimed):
             raise
         except Exception as error:
             with contextlib.suppress(OSError):  # a full or read-only disk: the error itself still reaches the user
-                self.store.fail(job.cell, describe_failure(job.cell, error))
+                self.store.fail(cell, describe_failure(cell, error))
             raise
-        self.store.finish(job.cell, result)
-        return result
 
-    def _run(self, job: Job, dataset: Dataset) -> dict[str, Any]:
-        cell = job.cell
-        method = registry.get(cell.method)
-        directory = self.store.announce(job)
-        task = self._task(job, dataset)
-        run = Run(directory, cell.key, 60.0, self.progress, self.should_stop, {"generator": task.generator})
-        artifact = self._condensed(directory / CONDENSED, task, run, dataset, cell)
-        write_preview(directory / "preview.png", artifact.container, dataset.train)
-        earlier = self.store.result(cell)
-        done = list(earlier["evaluations"]) if earlier else []
+    def _begin(self, job: Job, dataset: Dataset) -> tuple[Task, Run]:
+        directory, task = self.store.announce(job), self._task(job, dataset)
+        return task, self._run(directory, job.cell, {"generator": task.generator})
+
+    def _run(self, directory: Path, cell: Cell, shared: dict[str, Any] | None = None) -> Run:
+        return Run(directory, cell.key, CHECKPOINT_SECONDS, self.progress, self.should_stop, shared)
+
+    def _condense(self, job: Job, dataset: Dataset) -> Artifact:
+        task, run = self._begin(job, dataset)
+        artifact = self._condensed(run.directory / CONDENSED, task, run, dataset, job.cell)
+        write_preview(run.directory / "preview.png", artifact.container, dataset.train)
+        return artifact
+
+    def _score(self, job: Job, dataset: Dataset, artifact: Artifact) -> list[dict[str, Any]]:
+        """Each evaluation keeps its log and its state in a folder of its own, so that several can be under way."""
+        cell, stored = job.cell, self.store.result(job.cell)
+        done = list(stored["evaluations"]) if stored else []
         data, learned_lr = training_set(artifact.container, dataset.train), artifact.container.learned_lr
+        entries: list[dict[str, Any]] = []
         for evaluation in self.store.missing_evaluations(job):
-            entry = evaluate(evaluation, data, dataset, self.runtime, run, cell.key, learned_lr, done)
+            with claim(self.store.claim(cell, evaluation)):
+                run = self._run(self.store.evaluating(cell, evaluation), cell)
+                args = data, dataset, self.runtime, run, cell.key, learned_lr, [*done, *entries]
+                entries.append(evaluate(evaluation, *args))
+        return entries
+
+    def _conclude(
+        self, job: Job, dataset: Dataset, artifact: Artifact, entries: Sequence[dict[str, Any]]
+    ) -> None:
+        cell, stored, origin = job.cell, self.store.result(job.cell), artifact.card["origin"]
+        method, done = registry.get(cell.method), list(stored["evaluations"]) if stored else []
+        names = [evaluation.name for evaluation in job.evaluations]
+        for entry in sorted(entries, key=lambda entry: names.index(f"{entry['protocol']}-{entry['network']}")):
             done = [other for other in done if not replaces(entry, other)] + [entry]
-        return {
+        result = {
             "format": cell.config()["format"],
             "key": cell.key,
             "cell": cell.config(),
@@ -105,11 +156,14 @@ class Worker:
                 "objective": objective_of(method),
             },
             "dataset": describe_dataset(dataset),
-            "condensation": artifact.card["origin"]["condensation"],
+            "condensation": origin["condensation"],
             "evaluations": done,
-            "environment": artifact.card["origin"]["environment"],
+            "environment": origin["environment"],
             "finished": now(),
         }
+        for evaluation in job.evaluations:
+            append_log(self.store.evaluating(cell, evaluation), self.store.directory(cell))
+        self.store.finish(cell, result)
 
     def _task(self, job: Job, dataset: Dataset) -> Task:
         cell = job.cell

@@ -12,6 +12,7 @@ Deviations the gradient is exact with the graph of one step alive; the last iter
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -177,7 +178,7 @@ class MTT(Method):
         if hyper.zca or container.space == "zca":
             task = task.whitened()
         container.whitening = task.train.whitening
-        experts = trajectories(task, run, hyper.experts, self.expert_recipe())
+        experts = self.experts(task, run)
         network, companion = task.network(), self.companion(container, task)
         step_size = StepSize(hyper.alpha0, hyper.alpha_floor, hyper.alpha_param).to(task.device)
         step_size_optimiser = step_size.optimiser(hyper.lr_lr, hyper.mom_lr)
@@ -204,6 +205,16 @@ class MTT(Method):
 
     def expert_recipe(self) -> Recipe:
         return expert_recipe(self.hyper.expert_length, self.hyper.lr_net, self.hyper.batch_real)
+
+    def experts(self, task: Task, run: Run) -> Experts:
+        return trajectories(task, run, self.hyper.experts, self.expert_recipe())
+
+    def shares(self) -> dict[str, Any]:
+        recipe = dataclasses.asdict(self.expert_recipe())
+        return {"experts": self.hyper.experts, "recipe": recipe, "zca": self.hyper.zca}
+
+    def prepare(self, task: Task, run: Run) -> None:
+        self.experts(task.whitened() if self.hyper.zca else task, run)
 
     def companion(self, container: Container, task: Task) -> Companion:
         return Companion()

@@ -93,6 +93,19 @@ def test_a_claimed_cell_comes_last_and_a_dead_claim_is_taken_over(tmp_path, digi
     assert all(store.is_done(job) for job in jobs)
 
 
+def test_an_evaluation_that_another_process_is_at_is_waited_for(tmp_path, digits, toys, holder):
+    store, job = Store(tmp_path), toy_job()
+    process = holder(store.claim(job.cell, job.evaluations[0]))
+    out = io.StringIO()
+    with Display(Console(file=out, width=200), 1) as display:
+        count = display.count_ended
+        display.count_ended = lambda final: (count(final), threading.Timer(1.5, process.kill).start())
+        outcome = run_jobs([job], lambda name: digits, store, CPU, None, display)
+    assert (outcome.done, outcome.failed) == (1, [])
+    assert out.getvalue().count(ELSEWHERE) == 1, "it was asked for again while the other process was at it"
+    assert Drift.condensed == 1
+
+
 def test_what_another_process_did_is_not_done_again(tmp_path, digits, toys):
     store, job = Store(tmp_path), toy_job()
     first = Worker(store, CPU).run(job, digits)

@@ -44,7 +44,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen, phase: str) -> None:
     """Until the phase of some cell has saved its state. The process ending first is an error."""
     deadline = time.monotonic() + 600
-    while not list((folder / "results").glob(f"runs/*/checkpoint/{phase}*.safetensors")):
+    while not list((folder / "results").glob(f"runs/*/checkpoint/**/{phase}*.safetensors")):
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,19 +1,24 @@
 """A grid on a Ray cluster of several nodes on this machine: the same bits as here, whatever dies."""
 
+import itertools
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmark import cli
 from benchmark.engine import StopSignal
+from benchmark.memory import condensing_bytes
 from benchmark.store import Store
 from benchmark.testing import short_job
 from methods.dm import DM
+from methods.mtt import MTT
 from methods.random import Random
 from tests.core.spread import Meddling, jobs_of, once, same_as_alone
+from tests.methods.short import short_settings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install '.[ray]')")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -54,10 +59,8 @@ def machines(tmp_path_factory):
 
 
 @pytest.fixture
-def go(machines, digits, tmp_path, monkeypatch):
+def go(machines, digits, tmp_path):
     """go(jobs, ...) -> (outcome, what was printed)."""
-    monkeypatch.setattr(ray_engine, "TELL_SECONDS", 0.1)
-
     def run(jobs, meddle=lambda *_: None, stop=None, wanted=None):
         display = Meddling(meddle, len(jobs))
         with display, cluster.connected(machines.address, "cpu", "float32", [digits.spec], wanted) as found:
@@ -98,6 +101,34 @@ def test_the_same_bits_on_two_nodes(go, digits, tmp_path):
     assert max(together) >= 2, "each node has one core, so two cells at once are on two nodes"
     same_as_alone(jobs, digits, Store(tmp_path / "ray"))
     assert go(jobs)[0].done == 3, "what is done is not done again"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
+def test_evaluations_are_tasks_of_their_own(go, digits, tmp_path, request, shared):
+    if not shared:
+        request.getfixturevalue("apart")
+    (job,) = jobs_of(digits, Random)
+    own = replace(job.evaluations[0], recipe=replace(job.evaluations[0].recipe, steps=400))
+    kinds = itertools.product(("unified", "native"), ("convnet", "alexnet"))
+    wanted = tuple(replace(own, protocol=protocol, network=network) for protocol, network in kinds)
+    job, told = replace(job, evaluations=wanted), []
+    outcome, _ = go([job], lambda label, phase, done: told.append(phase))
+    assert (outcome.done, outcome.failed) == (1, [])
+    changes = sum(first != second for first, second in itertools.pairwise(told))
+    assert {"evaluate unified-convnet 0-2", "evaluate unified-alexnet 0-2"} <= set(told)
+    assert changes > len(set(told)), "two evaluations at once tell in turns"
+    assert not any("native" in phase for phase in told), "one training serves both protocols"
+    same_as_alone([job], digits, Store(tmp_path / "ray"))
+
+
+@pytest.mark.long
+def test_experts_are_made_once_by_a_task_of_their_own(go, digits, tmp_path):
+    jobs, told = [short_job(MTT, digits, ipc, **short_settings(MTT)) for ipc in (1, 2, 3)], {}
+    outcome, _ = go(jobs, lambda label, phase, done: told.setdefault(label, set()).add(phase.split()[0]))
+    assert (outcome.done, outcome.failed) == (3, [])
+    assert sum("experts" in phases for phases in told.values()) == 1
+    same_as_alone(jobs, digits, Store(tmp_path / "ray"))
 
 
 @pytest.mark.long
@@ -253,9 +284,10 @@ def test_what_cells_take_of_a_cluster(digits):
 def test_a_cell_asks_for_its_share_of_a_gpu(digits):
     job = short_job(Random, digits)
     with_gpu = cluster.Cluster("cuda", "float32", nodes=1, cores=1, slots=1, limit=None, gpu_bytes=80 * 2**30)
-    asked = with_gpu.resources(job, digits)
+    needed = condensing_bytes(job, digits.spec)
+    asked = with_gpu.resources(needed)
     assert asked["num_cpus"] == 1
     assert 0 < asked["num_gpus"] < 0.1
     unknown = cluster.replace(with_gpu, gpu_bytes=0)
-    assert unknown.resources(job, digits)["num_gpus"] == 1.0
-    assert cluster.replace(with_gpu, device="cpu").resources(job, digits) == {"num_cpus": 1}
+    assert unknown.resources(needed)["num_gpus"] == 1.0
+    assert cluster.replace(with_gpu, device="cpu").resources(needed) == {"num_cpus": 1}

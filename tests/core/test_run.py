@@ -8,7 +8,7 @@ import torch
 
 from benchmark import checkpoint
 from benchmark.budget import NotFinite
-from benchmark.run import LOG_LINES, Run, Stopped
+from benchmark.run import LOG, LOG_LINES, Run, Stopped, append_log
 
 STEPS = 6
 
@@ -363,6 +363,19 @@ def test_logging_reads_no_tensor_before_it_must(monkeypatch):
     for _ in run.loop("condense", 10 * LOG_LINES):
         run.log(loss=torch.ones(()))
     assert len(reads) == LOG_LINES
+
+
+def test_a_part_of_a_log_is_appended_once(tmp_path):
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    part.mkdir(), whole.mkdir()
+    append_log(part, whole)
+    assert not (whole / LOG).exists()
+    lines = [json.dumps({"phase": phase, "step": step}) for phase, step in (("a", 1), ("b", 1), ("b", 2))]
+    (whole / LOG).write_text(lines[0] + "\n" + '{"phase": "a", "st')
+    (part / LOG).write_text("\n".join(lines[1:]))
+    for _ in range(2):
+        append_log(part, whole)
+    assert (whole / LOG).read_text().splitlines() == lines
 
 
 def test_seconds_include_earlier_attempts(tmp_path, monkeypatch):

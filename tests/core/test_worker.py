@@ -1,6 +1,7 @@
 """Running a job: what is stored, what is not done twice, what a failure leaves behind, damage to a condensed set."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,30 @@ def test_what_is_stored(run, store, digits):
     assert phases == {"condense", "evaluate unified-convnet 0-2"}
     with safe_open(directory / CONDENSED, "pt") as file:
         assert sum(file.get_tensor(name).numel() for name in file.keys() if name != "labels") == condensation["floats"]
+
+
+def log_of(store, job):
+    lines = (store.directory(job.cell) / "steps.jsonl").read_text().splitlines()
+    return [(line["phase"], line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line]
+
+
+def test_a_job_in_parts_is_the_job(run, store, digits, tmp_path):
+    job = toy_job(evaluations=(unified(), unified(protocol="native", recipe=Recipe(steps=4))))
+    expected = run(job)
+    parts = Worker(Store(tmp_path / "parts"), CPU)
+    parts.prepare(job, digits)
+    parts.condense(job, digits)
+    assert not (parts.store.directory(job.cell) / "result.json").exists()
+    entries = []
+    for evaluation in reversed(job.evaluations):
+        entries += parts.score(replace(job, evaluations=(evaluation,)), digits)
+    result = parts.conclude(job, digits, entries)
+    scores = [[(e["protocol"], e["accuracies"]) for e in found["evaluations"]] for found in (expected, result)]
+    assert scores[0] == scores[1]
+    assert log_of(parts.store, job) == log_of(store, job)
+    assert parts.store.is_done(job)
+    folders = [{path.name for path in s.directory(job.cell).iterdir()} for s in (store, parts.store)]
+    assert folders[0] == folders[1]
 
 
 def test_more_networks_are_added_to_the_result_without_condensing_again(run, store):
