@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmark import __version__, data, plan, pool, registry
+from benchmark import __version__, data, estimate, pool, registry
 from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError, CellError
 from benchmark.cells import Job
@@ -97,10 +97,13 @@ def dispatch(options: Options, console: Console) -> int:
 
 def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_dir: Path, console: Console) -> int:
     """Plan and run a grid in this process, or in several on this machine."""
-    entries = plan_of(grid, store, lambda: plan.probe_speed(runtime))
+    place = runtime.describe()
+    units = estimate.measured_units(store.speed(), place, runtime.precision)
+    entries = plan_of(grid, store, estimate.Speed(lambda: estimate.probe_speed(runtime), units))
     to_do = sum(entry.state == "to do" for entry in entries)
     workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
-    print_plan(entries, runtime.describe(), workers, runtime.device.type == "cuda", console)
+    place += ", by the steps in speed.json" if units else ""
+    print_plan(entries, place, workers, runtime.device.type == "cuda", console)
     if options.plan:
         return 0
 
@@ -128,7 +131,7 @@ def run_on_ray(options: Options, grid: Grid, store: Store, data_dir: Path, conso
     address = options.ray_address or "auto"
     try:
         with cluster.connected(address, options.device, grid.precision, grid.datasets, options.workers) as machines:
-            entries = plan_of(grid, store, machines.speed)
+            entries = plan_of(grid, store, estimate.Speed(machines.speed))
             print_plan(entries, machines.describe(), machines.at_once, True, console)
             if options.plan:
                 return 0
@@ -147,7 +150,7 @@ def longest_first(jobs: list[Job], entries: list[Entry]) -> list[Job]:
     return sorted(jobs, key=lambda job: -cost[job.cell.key])
 
 
-def plan_of(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
+def plan_of(grid: Grid, store: Store, speed: estimate.Speed) -> list[Entry]:
     try:
         return make_plan(grid, store, speed)
     except ValueError as error:  # images too small for a network

@@ -5,25 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-
-from benchmark import networks, registry
+from benchmark import registry
 from benchmark.budget import Budget, BudgetError
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.data import DatasetSpec
+from benchmark.estimate import Speed, estimate_seconds
 from benchmark.memory import predicted_bytes
-from benchmark.method import Method, Schedule, Work
-from benchmark.recipes import Recipe, unified
+from benchmark.method import Method, Schedule
+from benchmark.recipes import unified
 from benchmark.registry import Row
-from benchmark.runtime import Precision, Runtime
+from benchmark.runtime import Precision
 from benchmark.store import Store
 
 Overrides = dict[str, dict[str, Any]]
@@ -170,13 +166,12 @@ class Entry:
     """Memory it is predicted to take of a GPU; 0 where nothing is to do."""
 
 
-def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> list[Entry]:
+def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
     """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
 
-    speed: FLOP per second of where the jobs would run, asked once if anything is to do; None where nothing is known.
+    speed: of where the jobs would run.
     """
     specs = {spec.name: spec for spec in grid.datasets}
-    speed = cache(speed)
     entries = []
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
@@ -192,59 +187,7 @@ def make_plan(grid: Grid, store: Store, speed: Callable[[], float | None]) -> li
         if state == "to do" and store.is_done(job):
             state = "done"
         if state == "to do":
-            seconds = estimate_flops(spec, budget, job) / speed() if speed() else None
+            seconds = estimate_seconds(spec, budget, job, speed)
             gpu_bytes = predicted_bytes(job, spec)
         entries.append(Entry(job, state, reason, floats, budget, seconds, gpu_bytes))
     return entries
-
-
-MATCHED_COST = 7.0
-"""Forward, backward with a graph, and backward through both to the pixels, in forward passes (710 against 101.5 MFLOP
-for a 32x32 image); a training step costs three."""
-
-
-def estimate_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
-    """Floating-point operations of condensing and evaluating one cell, by counting images."""
-    cell = job.cell
-    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
-    mover = registry.get(name)
-    total = work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
-    method = registry.get(cell.method)
-    images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
-    for evaluation in job.evaluations:
-        recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
-        batch = min(recipe.batch, images) if images else recipe.batch
-        steps = recipe.total_steps(max(images, 1))
-        network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
-        total += evaluation.nets * 3 * network * batch * steps
-    return total
-
-
-def work_flops(work: Work, spec: DatasetSpec) -> float:
-    """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
-    forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
-    return forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
-
-
-@cache
-def forward_flops(network: str, shape: tuple[int, int, int], classes: int) -> float:
-    return networks.flops_per_image(networks.build(network, shape, classes), shape)
-
-
-def probe_speed(runtime: Runtime) -> float:
-    """FLOP per second of a ConvNet-sized convolution times the share that real steps reach, measured in 0.3 seconds."""
-    images = torch.randn(64, 128, 16, 16, device=runtime.device)
-    weight = torch.randn(128, 128, 3, 3, device=runtime.device)
-    flops = 2 * images.shape[0] * 128 * 128 * 9 * 256
-    F.conv2d(images, weight, padding=1)
-    repeats, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.3:
-        out = F.conv2d(images, weight, padding=1)
-        repeats += 1
-        if runtime.device.type == "cuda":
-            out[0, 0, 0, 0].item()
-    return STEP_EFFICIENCY * flops * repeats / (time.perf_counter() - start)
-
-
-STEP_EFFICIENCY = 0.6
-"""Share of the bare convolution's speed that whole steps reach (normalisation, pooling, augmentation, Python)."""

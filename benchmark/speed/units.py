@@ -21,12 +21,12 @@ from benchmark.augment.dsa import strategy_for
 from benchmark.budget import Budget, CellError
 from benchmark.cells import Evaluation
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
+from benchmark.estimate import work_flops
 from benchmark.evaluation import evaluate
 from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
 from benchmark.method import Schedule
 from benchmark.networks import Network, flops_per_image
 from benchmark.networks import build as build_network
-from benchmark.plan import work_flops
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.runtime import Runtime, derive_seed

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 
-from benchmark import cli, data, plan, recipes, store, worker
+from benchmark import cli, data, estimate, recipes, store, worker
 
 SAVE_EVERY_SECONDS = 0.02
 EVALUATION_STEPS = 25
@@ -39,7 +39,7 @@ class Killer:
 
 def main() -> int:
     recipes.MINIMUM_STEPS = EVALUATION_STEPS
-    plan.probe_speed = lambda runtime: 1e10
+    estimate.probe_speed = lambda runtime: 1e10
     killer = Killer(*os.environ.get("KILL", "nowhere 1 0").split())
     data.load = killer.visiting("loading", data.load)
     store.os.fsync = killer.visiting("writing", os.fsync)

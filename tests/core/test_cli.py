@@ -29,7 +29,7 @@ def quiet(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr("benchmark.pool.SMALL_IMAGE", 0)
-    monkeypatch.setattr("benchmark.plan.probe_speed", lambda runtime: 1e10)
+    monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)
     monkeypatch.setenv("CONDENSE_DATA", str(tmp_path / "no-data"))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("network is down")))
 

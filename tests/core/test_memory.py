@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmark import data, memory, networks
+from benchmark.estimate import Speed
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, share
 from benchmark.options import Options, grid_of
@@ -84,5 +85,5 @@ def test_specs_know_how_many_images_there_are(digits):
 def test_the_plan_shows_it_for_gpus(gpu, shown, tmp_path):
     console = Console(file=io.StringIO(), width=200)
     grid = grid_of(Options(methods=("dc",), datasets=("cifar10",), ipc=(1,)), tmp_path)
-    print_plan(make_plan(grid, Store(tmp_path), lambda: None), "here", 1, gpu, console)
+    print_plan(make_plan(grid, Store(tmp_path), Speed(lambda: None)), "here", 1, gpu, console)
     assert ("GiB" in console.file.getvalue()) == shown

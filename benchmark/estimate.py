@@ -1,0 +1,133 @@
+"""How long a cell will take, before anything runs: its arithmetic over the speed of the machine.
+
+The arithmetic is counted in images. The speed is what `python -m benchmark.speed` measured on the same device for the
+same kind of step, where the results folder has that; otherwise that of a convolution, tried out for a moment.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmark import networks, registry
+from benchmark.budget import Budget
+from benchmark.cells import Job
+from benchmark.data import DatasetSpec
+from benchmark.method import Work
+from benchmark.recipes import Recipe
+from benchmark.runtime import Precision, Runtime
+
+EVALUATION = "evaluation-5"
+"""The unit of `benchmark.speed` whose rate evaluations are taken to have."""
+
+MATCHED_COST = 7.0
+"""Forward, backward with a graph, and backward through both to the pixels, in forward passes (710 against 101.5 MFLOP
+for a 32x32 image); a training step costs three."""
+
+
+@dataclass
+class Speed:
+    """FLOP per second of where jobs would run."""
+
+    probe: Callable[[], float | None]
+    """Of a network's step in general (`probe_speed`), asked once if it is needed; None where nothing is known."""
+    units: list[dict[str, Any]] = field(default_factory=list)
+    """What was measured there (see `measured_units`)."""
+
+    def of(self, name: str, ipc: int, spec: DatasetSpec) -> float | None:
+        """The measured rate of a unit on images of that shape, at the nearest IPC measured; else the probe's."""
+        rates = {
+            unit["ipc"] or 0: unit["product"]["flops_per_second"]
+            for unit in self.units
+            if unit["unit"] == name and unit["dataset"] == spec.title
+        }
+        if not rates:
+            return self._probed
+        nearest = min(rates, key=lambda other: abs(math.log(max(other, 1) / max(ipc, 1))))
+        return rates[nearest]
+
+    @cached_property
+    def _probed(self) -> float | None:
+        return self.probe()
+
+
+def measured_units(measured: dict[str, Any] | None, device: str, precision: Precision) -> list[dict[str, Any]]:
+    """The units of a stored measurement (`Store.speed`) that were measured on this device in this precision, each with
+    its data set and a rate; none of a machine that was busy."""
+    if not measured or measured.get("contended"):
+        return []
+    if (measured["environment"].get("device"), measured.get("precision")) != (device, precision):
+        return []
+    units = (unit | {"dataset": measured.get("dataset")} for unit in measured["units"])
+    return [unit for unit in units if unit.get("unit") and unit["product"].get("flops_per_second")]
+
+
+def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) -> float | None:
+    """Seconds to condense and evaluate one cell by itself; None where nothing is known of the speed."""
+    cell = job.cell
+    parts = [
+        (condensing_flops(spec, budget, job), cell.objective or cell.method),
+        (scoring_flops(spec, budget, job), EVALUATION),
+    ]
+    rates = [(flops, speed.of(unit, cell.ipc, spec)) for flops, unit in parts if flops]
+    if not all(rate for _, rate in rates):
+        return None
+    return sum(flops / rate for flops, rate in rates)
+
+
+def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
+    """Floating-point operations of condensing a cell, by counting images."""
+    cell = job.cell
+    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    mover = registry.get(name)
+    return work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
+
+
+def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
+    """Floating-point operations of a job's evaluations, by counting images."""
+    method, total = registry.get(job.cell.method), 0.0
+    images = method.decoded(method.Hyper(**job.cell.hyper), spec, budget)
+    for evaluation in job.evaluations:
+        recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
+        batch = min(recipe.batch, images) if images else recipe.batch
+        steps = recipe.total_steps(max(images, 1))
+        network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
+        total += evaluation.nets * 3 * network * batch * steps
+    return total
+
+
+def work_flops(work: Work, spec: DatasetSpec) -> float:
+    """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
+    forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
+    return forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
+
+
+@cache
+def forward_flops(network: str, shape: tuple[int, int, int], classes: int) -> float:
+    return networks.flops_per_image(networks.build(network, shape, classes), shape)
+
+
+def probe_speed(runtime: Runtime) -> float:
+    """FLOP per second of a ConvNet-sized convolution times the share that real steps reach, measured in 0.3 seconds."""
+    images = torch.randn(64, 128, 16, 16, device=runtime.device)
+    weight = torch.randn(128, 128, 3, 3, device=runtime.device)
+    flops = 2 * images.shape[0] * 128 * 128 * 9 * 256
+    F.conv2d(images, weight, padding=1)
+    repeats, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.3:
+        out = F.conv2d(images, weight, padding=1)
+        repeats += 1
+        if runtime.device.type == "cuda":
+            out[0, 0, 0, 0].item()
+    return STEP_EFFICIENCY * flops * repeats / (time.perf_counter() - start)
+
+
+STEP_EFFICIENCY = 0.6
+"""Share of the bare convolution's speed that whole steps reach (normalisation, pooling, augmentation, Python)."""
