@@ -98,7 +98,6 @@ class Part:
     work: Work
     kind: Kind
     job: Job
-    """With the evaluations that are the part's."""
     number: int
     begun: bool = False
 
@@ -163,12 +162,12 @@ class Driver:
     def condense(self, work: Work) -> None:
         """Give out the condensation, or before it, once for all who want it, what the cell shares with others."""
         if not work.shares or work.shares in self.prepared:
-            self.give(work, "condense")
+            self.give(work, "condense", work.job)
         elif work.shares in self.preparing:
             self.preparing[work.shares].append(work)
         else:
             self.preparing[work.shares] = []
-            self.give(work, "prepare")
+            self.give(work, "prepare", work.job)
 
     def score(self, work: Work) -> None:
         """Give out the evaluations; those that train the same networks together, for one training serves them all."""
@@ -177,17 +176,16 @@ class Driver:
             training = canonical_json([evaluation.network, vars(evaluation.recipe), evaluation.factor])
             together.setdefault(training, []).append(evaluation)
         for evaluations in together.values():
-            self.give(work, "score", tuple(evaluations))
+            self.give(work, "score", replace(work.job, evaluations=tuple(evaluations)))
 
-    def give(self, work: Work, kind: Kind, evaluations: tuple[Evaluation, ...] = ()) -> None:
-        """Submit the task of a part; it begins when a node has room."""
-        job = replace(work.job, evaluations=evaluations) if evaluations else work.job
+    def give(self, work: Work, kind: Kind, job: Job) -> None:
+        """Submit the task of a part; it begins when a node has room. job: with the evaluations that are the part's."""
         name, spec = job.cell.dataset, self.loaded[job.cell.dataset].spec
         if name not in self.sent:
             self.sent[name] = ray.put(self.loaded[name])
         needed = condensing_bytes(job, spec)
         if kind == "score":
-            needed = max(scoring_bytes(job, evaluation, spec) for evaluation in evaluations)
+            needed = max(scoring_bytes(job, evaluation, spec) for evaluation in job.evaluations)
         part = Part(work, kind, job, next(self.numbers))
         files = ray.put(self.ledger.store.export(job.cell))
         task = do.options(name=f"{job.cell.label} {kind}", **self.cluster.resources(needed))
@@ -219,19 +217,19 @@ class Driver:
         end = self.end_of(part, ref)
         if end is None:
             work.progress = None  # the next one begins anew
-            self.give(work, part.kind, part.job.evaluations if part.kind == "score" else ())
+            self.give(work, part.kind, part.job)
             return
         if part.kind == "prepare":
             self.prepared.add(work.shares)  # if it failed, each cell finds out for itself
             for waiting in self.preparing.pop(work.shares) if not self.stopping else ():
-                self.give(waiting, "condense")
+                self.give(waiting, "condense", waiting.job)
         if end[0] != "done":
             work.end = work.end or end
         elif part.kind == "score":
             work.entries += end[1]
         if not (work.end or self.stopping):
             if part.kind == "prepare":
-                self.give(work, "condense")
+                self.give(work, "condense", work.job)
             elif part.kind == "condense":
                 self.score(work)
         if not work.parts:
