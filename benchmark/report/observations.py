@@ -143,10 +143,11 @@ def names(records: list[Record]) -> Names:
 
 def _tell_apart(sections: dict[str, dict[str, Any]]) -> None:
     """Two methods, or two folders of images, of one title are shown with their registry names."""
-    for title, number in Counter(stored.get("title") for stored in sections.values()).items():
-        for name in [name for name, stored in sections.items() if stored.get("title") == title]:
-            if number > 1 and title:
-                sections[name] = sections[name] | {"title": f"{title} [{name}]"}
+    titles = {name: str(stored.get("title") or "") for name, stored in sections.items()}
+    common = {title for title, number in Counter(titles.values()).items() if title and number > 1}
+    for name, title in titles.items():
+        if title in common:
+            sections[name] = sections[name] | {"title": f"{title} [{name}]"}
 
 
 def section(result: dict[str, Any] | None, name: str) -> dict[str, Any]:

@@ -172,3 +172,10 @@ def test_a_cell_without_a_result_has_no_recipe_to_differ_in(folder):
     assert "(lr=1)" in text
     assert "(lr=2)" in text
     assert "recipe" not in text
+
+
+@pytest.mark.parametrize("title", [{}, [1], 7, None, True])
+def test_a_stored_title_that_is_no_text_is_no_reason_to_stop(folder, title):
+    folder.done([0.30], method="dm", extra={"dataset": {"title": title}, "method": {"title": title}})
+    folder.done([0.30], method="dc", extra={"dataset": {"title": title}, "method": {"title": title}})
+    assert [row["method"] for row in table(folder)] == ["dc", "dm"]
