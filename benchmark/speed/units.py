@@ -254,7 +254,7 @@ _UNITS: dict[str, Callable[[str, int, Bench], Unit]] = {
     "dc": _method(matching.gradient_matching, {"outer_loop": 1}),
     "dsa": _method(matching.gradient_matching, {"outer_loop": 1}),
     "dm": _method(matching.distribution_matching, {}),
-    "cafe": _method(matching.feature_alignment, {"max_image_steps": 1}),
+    "cafe": _method(matching.feature_alignment, {"max_image_steps": 1, "max_inner_epochs": 0}),
     "idc": _method(matching.multi_formation_matching, {"passes": 1}),
     "hmn": _method(
         matching.multi_formation_matching, {"passes": 1, "warm_start": 0, "aum_steps": 0, "beta_steps": 0}
