@@ -29,7 +29,7 @@ from benchmark.listing import print_list, print_plan
 from benchmark.options import Options, UsageError, grid_of, parse
 from benchmark.plan import Entry, Grid, make_plan
 from benchmark.progress import Display
-from benchmark.runtime import Runtime, has_fast_bf16, set_up
+from benchmark.runtime import Runtime, has_fast_bf16, set_up, settle_compiler
 from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
 
@@ -43,6 +43,7 @@ Engine = Callable[[list[Job], Loaded, Display, StopSignal], Outcome]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    settle_compiler()
     if hasattr(sys.stdout, "reconfigure"):  # names of files may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     console, errors = terminal(), terminal(stderr=True)

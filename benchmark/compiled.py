@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -22,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
-from benchmark.folders import cache_folder
 from benchmark.networks import Network, flops_per_image
 from benchmark.runtime import Runtime
 
@@ -128,8 +126,6 @@ def _compiled() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
 @cache
 def has_compiler() -> bool:
     """Whether torch can compile here; a machine that cannot is told once, and computes the same eagerly in float32."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no helpers that would outlive a killed process
     try:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
         torch.compile(torch.sin)(torch.zeros(64))

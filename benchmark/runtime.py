@@ -15,6 +15,8 @@ from typing import Literal
 
 import torch
 
+from benchmark.folders import cache_folder
+
 Precision = Literal["float32", "bf16", "reference"]
 
 MIB = 2**20
@@ -104,6 +106,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def settle_compiler() -> None:
+    """Say where torch keeps what it compiles, and that it compiles in this process: its helpers would outlive a killed
+    one. Torch reads both once, when its compiler is first imported; a convolution on the meta device is enough.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
 def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:
     """Choose the device (`auto`: CUDA where present, otherwise the CPU) and set process-wide numeric switches.
 
@@ -118,6 +128,7 @@ def set_up(device: str = "auto", precision: Precision = "float32", threads: int 
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {device} is not available here: {reason}") from None
+    settle_compiler()
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -1,6 +1,10 @@
 """The compiled pass against the eager one, and which trainings take it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,8 @@ from benchmark.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+HEADERS = "precompiled_headers"
 SHAPE, CLASSES = (3, 16, 16), 3
 EAGER = Runtime(CPU)
 
@@ -103,6 +109,22 @@ def test_only_long_trainings_are_compiled_whatever_stands_beside_them(monkeypatc
         assert chosen.func is not loss_and_gradients
     short = dataclasses.replace(steps, steps=1)
     assert Training(Ensemble(network(), [1, 2, 3], EAGER), data, short, "none")._pass.func is loss_and_gradients
+
+
+def test_what_is_compiled_goes_to_the_users_cache(tmp_path):
+    temporary, cache = tmp_path / "tmp", tmp_path / "cache"
+    temporary.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}
+    environment |= {"TMPDIR": str(temporary), "CONDENSE_CACHE": str(cache)}
+    plan = ["--plan", "--methods", "dm", "--results-dir", str(tmp_path)]
+    code = f"from benchmark import cli, compiled; cli.main({plan}); assert compiled.has_compiler()"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    if "cannot compile" in run.stderr:
+        pytest.skip("torch finds no compiler here")
+    assert run.returncode == 0, run.stderr
+    assert list((cache / "compiled").iterdir())
+    left = [path for path in temporary.rglob("*") if path.is_file() and HEADERS not in path.parts]
+    assert left == [], "torch puts its headers there whatever it is told, but nothing else"
 
 
 def test_a_machine_without_a_compiler_is_told_once_and_goes_on(forgotten, monkeypatch, generator):

@@ -76,4 +76,6 @@ def test_grids_in_a_loop(tmp_path, monkeypatch):
     assert open_files() == files
     assert shared_memory() <= shared
     assert multiprocessing.active_children() == []
-    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files were left"
+    # Torch keeps precompiled headers there whatever it is told.
+    left = [path for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
+    assert left == [], "temporary files were left"
