@@ -1,5 +1,6 @@
 """Processes that are killed, interrupted and terminated, and the same command afterwards: the same bits."""
 
+import glob
 import json
 import os
 import random
@@ -44,7 +45,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen, phase: str) -> None:
     """Until the phase of some cell has saved its state. The process ending first is an error."""
     deadline = time.monotonic() + 600
-    while not list((folder / "results").glob(f"runs/*/checkpoint/**/{phase}*.safetensors")):
+    while not glob.glob(f"runs/*/checkpoint/**/{phase}*.safetensors", root_dir=folder / "results", recursive=True):
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.01)
