@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmark.budget import Budget
+from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe
 
 RESULT_FORMAT = 1
@@ -64,6 +66,15 @@ class Cell:
         return f"{self.method}-{dataset}-ipc{self.ipc}-seed{self.seed}-{self.key}"
 
     @property
+    def loop(self) -> tuple[str, dict[str, Any]]:
+        """The method whose loop runs, and its hyper-parameters."""
+        return (self.objective, self.objective_hyper) if self.objective else (self.method, self.hyper)
+
+    def budget_on(self, spec: DatasetSpec) -> Budget:
+        """The floats that the cell may store of its data set."""
+        return Budget(self.ipc, spec.classes, spec.image_shape, self.budget)
+
+    @property
     def label(self) -> str:
         size = "whole set" if self.ipc == 0 else f"IPC {self.ipc}"
         variant = f" [{self.variant}]" if self.variant else ""
@@ -86,6 +97,10 @@ class Evaluation:
     @property
     def name(self) -> str:
         return f"{self.protocol}-{self.network}"
+
+    def batch(self, images: int) -> int:
+        """Images in a step of training on a set of that size; 0 stands for one that is larger than any batch."""
+        return min(self.recipe.batch, images) if images else self.recipe.batch
 
 
 @dataclass(frozen=True)

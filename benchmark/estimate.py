@@ -6,7 +6,6 @@ same kind of step, where the results folder has that; otherwise that of a convol
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from benchmark import networks, registry
 from benchmark.budget import Budget
 from benchmark.cells import Job
 from benchmark.data import DatasetSpec
-from benchmark.method import Work
+from benchmark.method import Work, nearest_ipc
 from benchmark.recipes import Recipe
 from benchmark.runtime import Precision, Runtime
+from benchmark.store import is_number
 
 EVALUATION = "evaluation-5"
 """The unit of `benchmark.speed` whose rate evaluations are taken to have."""
@@ -32,48 +32,57 @@ MATCHED_COST = 7.0
 for a 32x32 image); a training step costs three."""
 
 
+@dataclass(frozen=True)
+class MeasuredUnit:
+    """How fast a kind of step was on a data set's images."""
+
+    name: str
+    dataset: str
+    ipc: int
+    """1 where the step does not depend on it."""
+    rate: float
+    """FLOP per second."""
+
+
 @dataclass
 class Speed:
     """FLOP per second of where jobs would run."""
 
     probe: Callable[[], float | None]
     """Of a network's step in general (`probe_speed`), asked once if it is needed; None where nothing is known."""
-    units: list[dict[str, Any]] = field(default_factory=list)
+    units: list[MeasuredUnit] = field(default_factory=list)
     """What was measured there (see `measured_units`)."""
 
     def of(self, name: str, ipc: int, spec: DatasetSpec) -> float | None:
         """The measured rate of a unit on images of that shape, at the nearest IPC measured; else the probe's."""
-        rates = {
-            unit["ipc"] or 0: unit["product"]["flops_per_second"]
-            for unit in self.units
-            if unit["unit"] == name and unit["dataset"] == spec.title
-        }
-        if not rates:
-            return self._probed
-        nearest = min(rates, key=lambda other: abs(math.log(max(other, 1) / max(ipc, 1))))
-        return rates[nearest]
+        rates = {unit.ipc: unit.rate for unit in self.units if (unit.name, unit.dataset) == (name, spec.title)}
+        return rates[nearest_ipc(max(ipc, 1), list(rates))] if rates else self._probed
 
     @cached_property
     def _probed(self) -> float | None:
         return self.probe()
 
 
-def measured_units(measured: dict[str, Any] | None, device: str, precision: Precision) -> list[dict[str, Any]]:
-    """The units of a stored measurement (`Store.speed`) that were measured on this device in this precision, each with
-    its data set and a rate; none of a machine that was busy."""
+def measured_units(measured: dict[str, Any] | None, device: str, precision: Precision) -> list[MeasuredUnit]:
+    """The units of a stored measurement (`Store.speed`) that were measured on this device in this precision and have a
+    rate; none of a machine that was busy."""
     if not measured or measured.get("contended"):
         return []
     if (measured["environment"].get("device"), measured.get("precision")) != (device, precision):
         return []
-    units = (unit | {"dataset": measured.get("dataset")} for unit in measured["units"])
-    return [unit for unit in units if unit.get("unit") and unit["product"].get("flops_per_second")]
+    found = []
+    for unit in measured["units"]:
+        ipc, rate = unit.get("ipc") or 1, unit["product"].get("flops_per_second")
+        if is_number(rate) and rate > 0 and is_number(ipc) and ipc >= 1:  # a file anyone may have written
+            found.append(MeasuredUnit(str(unit.get("unit")), str(measured.get("dataset")), ipc, rate))
+    return found
 
 
 def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) -> float | None:
     """Seconds to condense and evaluate one cell by itself; None where nothing is known of the speed."""
     cell = job.cell
     parts = [
-        (condensing_flops(spec, budget, job), cell.objective or cell.method),
+        (condensing_flops(spec, budget, job), cell.loop[0]),
         (scoring_flops(spec, budget, job), EVALUATION),
     ]
     rates = [(flops, speed.of(unit, cell.ipc, spec)) for flops, unit in parts if flops]
@@ -84,8 +93,7 @@ def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) 
 
 def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     """Floating-point operations of condensing a cell, by counting images."""
-    cell = job.cell
-    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    name, values = job.cell.loop
     mover = registry.get(name)
     return work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
 
@@ -96,10 +104,9 @@ def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     images = method.decoded(method.Hyper(**job.cell.hyper), spec, budget)
     for evaluation in job.evaluations:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
-        batch = min(recipe.batch, images) if images else recipe.batch
         steps = recipe.total_steps(max(images, 1))
         network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
-        total += evaluation.nets * 3 * network * batch * steps
+        total += evaluation.nets * 3 * network * evaluation.batch(images) * steps
     return total
 
 

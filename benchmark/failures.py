@@ -72,7 +72,7 @@ def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
 def less_memory(cell: Cell) -> str:
     """The settings that make this cell smaller: a part of its real batches at once, half of each batch of its loop, the
     next smaller budget."""
-    loop, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    loop, values = cell.loop
     halved = {name: v // 2 for name, v in values.items() if name.startswith("batch") and type(v) is int and v > 1}
     ways = []
     known = registry.all_methods().get(loop)

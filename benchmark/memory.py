@@ -13,7 +13,6 @@ import torch
 from torch.func import functional_call
 
 from benchmark import networks, registry
-from benchmark.budget import Budget
 from benchmark.cells import Evaluation, Job
 from benchmark.data import DatasetSpec
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
@@ -34,7 +33,7 @@ OPTIMISED = 4
 
 def predicted_bytes(job: Job, spec: DatasetSpec) -> int:
     """Peak bytes of a GPU that condensing and evaluating one cell of a data set takes."""
-    return max(condensing_bytes(job, spec), *(scoring_bytes(job, e, spec) for e in job.evaluations), 0)
+    return max([condensing_bytes(job, spec), *(scoring_bytes(job, e, spec) for e in job.evaluations)])
 
 
 def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
@@ -43,11 +42,9 @@ def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
     A pass of a condensation is taken to be as large as the substrate allows (`PIXELS_AT_ONCE`; of synthetic images
     `SYNTHETIC_AT_MOST` a class), unless the training set or the whole cell shows fewer images than that.
     """
-    cell = job.cell
-    budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
-    name, values = (cell.objective, cell.objective_hyper) if cell.objective else (cell.method, cell.hyper)
+    name, values = job.cell.loop
     mover = registry.get(name)
-    work = mover.work(mover.Hyper(**values), spec, budget)
+    work = mover.work(mover.Hyper(**values), spec, job.cell.budget_on(spec))
     at_once = (job.microbatch or math.inf) * spec.classes
     real = min(PIXELS_AT_ONCE / spec.pixels, spec.train_images or math.inf, at_once)
     synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
@@ -58,10 +55,9 @@ def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
 def scoring_bytes(job: Job, evaluation: Evaluation, spec: DatasetSpec) -> int:
     """Peak bytes of a GPU that one evaluation of a cell takes; its networks are trained together."""
     cell, method = job.cell, registry.get(job.cell.method)
-    budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
-    images = method.decoded(method.Hyper(**cell.hyper), spec, budget)
-    batch = min(evaluation.recipe.batch, images) if images else evaluation.recipe.batch
-    one = TRAINED * batch * kept_bytes(evaluation.network, spec) + OPTIMISED * parameter_bytes(evaluation.network, spec)
+    images = method.decoded(method.Hyper(**cell.hyper), spec, cell.budget_on(spec))
+    kept = TRAINED * evaluation.batch(images) * kept_bytes(evaluation.network, spec)
+    one = kept + OPTIMISED * parameter_bytes(evaluation.network, spec)
     return math.ceil(standing_bytes(spec) + evaluation.nets * one)
 
 

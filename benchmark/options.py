@@ -159,7 +159,8 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
         overrides = parse_overrides(options.set)
         objectives = {name: str(values[OBJECTIVE]) for name, values in overrides.items() if OBJECTIVE in values}
         loops = {row.objective or objectives.get(row.method.name, row.method.name) for row in chosen}
-        idle = overrides.keys() - loops - {row.method.name for row in chosen}
+        rows = {row.method.name for row in chosen}
+        idle = (overrides.keys() - loops - rows) | {f"{name}.{OBJECTIVE}" for name in objectives.keys() - rows}
         if idle:
             raise ValueError(f"--set names {', '.join(sorted(idle))}, which --methods does not run")
         fixed = objectives.keys() - {row.method.name for row in chosen if not row.objective}

@@ -177,7 +177,7 @@ def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
         spec, cell = specs[job.cell.dataset], job.cell
         method = registry.get(cell.method)
         hyper = method.Hyper(**cell.hyper)
-        budget = Budget(cell.ipc, spec.classes, spec.image_shape, cell.budget)
+        budget = cell.budget_on(spec)
         state, reason, floats, seconds, gpu_bytes = "to do", "", 0, None, 0
         try:
             floats = method.storage(hyper, spec, budget)

@@ -14,7 +14,7 @@ import torch
 
 from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
-from benchmark.budget import Budget, NotFinite
+from benchmark.budget import NotFinite
 from benchmark.cells import Cell, Job
 from benchmark.claims import Claimed, claim
 from benchmark.data import Dataset
@@ -87,14 +87,12 @@ class Worker:
     def score(self, job: Job, dataset: Dataset) -> list[dict[str, Any]]:
         """Do the job's evaluations that its stored result does not hold; returns them. The condensed set is there."""
         with self._recorded(job.cell):
-            path = self.store.directory(job.cell) / CONDENSED
-            return self._score(job, dataset, load_artifact(path, dataset, self.runtime.device))
+            return self._score(job, dataset, self._stored(job, dataset))
 
     def conclude(self, job: Job, dataset: Dataset, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Store the job's result: what is stored already, and the evaluations `entries`."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
-            path = self.store.directory(job.cell) / CONDENSED
-            self._conclude(job, dataset, load_artifact(path, dataset, self.runtime.device), entries)
+            self._conclude(job, dataset, self._stored(job, dataset), entries)
         return self.store.result(job.cell)
 
     @contextlib.contextmanager
@@ -115,6 +113,9 @@ class Worker:
 
     def _run(self, directory: Path, cell: Cell, shared: dict[str, Any] | None = None) -> Run:
         return Run(directory, cell.key, CHECKPOINT_SECONDS, self.progress, self.should_stop, shared)
+
+    def _stored(self, job: Job, dataset: Dataset) -> Artifact:
+        return load_artifact(self.store.directory(job.cell) / CONDENSED, dataset, self.runtime.device)
 
     def _condense(self, job: Job, dataset: Dataset) -> Artifact:
         task, run = self._begin(job, dataset)
@@ -167,9 +168,9 @@ class Worker:
 
     def _task(self, job: Job, dataset: Dataset) -> Task:
         cell = job.cell
-        budget = Budget(cell.ipc, dataset.spec.classes, dataset.spec.image_shape, cell.budget)
-        generator = self.runtime.generator(cell.key, "condense")
-        return Task(dataset.spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache, job.microbatch)
+        spec, generator = dataset.spec, self.runtime.generator(cell.key, "condense")
+        budget, limit = cell.budget_on(spec), job.microbatch
+        return Task(spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache, limit)
 
     def _condensed(self, path: Path, task: Task, run: Run, dataset: Dataset, cell: Cell) -> Artifact:
         """The cell's condensed set: the stored one if it is whole and this cell's, else condensed now and stored."""

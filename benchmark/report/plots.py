@@ -163,7 +163,7 @@ def _accuracy_vs_seconds(rows: list[Row], titles: Names, look: dict[Key, Look]) 
         axes.set_ylabel("test accuracy (%)")
     headline(figure, titles, rows)
     sizes = tuple(_marker(f"IPC {ipc}", GREY, math.sqrt(area)) for ipc, area in areas.items())
-    legend(figure, _entries([row for row in rows if row in timed or not row.ipc], titles, look), sizes)
+    legend(figure, _entries([*timed, *(row for row in rows if not row.ipc)], titles, look), sizes)
     devices = "; ".join(dict.fromkeys(row.device for row in timed if row.device))
     caption = (
         "Accuracy against the wall time of the condensation; larger marks are larger IPCs, and what took "

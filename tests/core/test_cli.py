@@ -113,6 +113,7 @@ WRONG = [
     ("--set random.objective=dm", "random has no container to move"),
     ("--methods containers --set haba.objective=dm", "--methods gives haba an objective already"),
     ("--methods random --set dm.lr_img=2", "--set names dm, which --methods does not run"),
+    ("--methods dc --set dc.objective=dm dm.objective=dc", "--set names dm.objective, which --methods does not run"),
     ("--set dm.lr_img=2 --set dm.iterations=3", "--set is given twice"),
     ("--methods random --methods dm", "--methods is given twice"),
     ("--data-dir a --data_dir b", "--data-dir is given twice"),

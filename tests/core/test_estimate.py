@@ -1,16 +1,33 @@
 """What a cell is estimated to take, by a probe of the machine or by measured steps."""
 
+import dataclasses
+
 import pytest
 
 from benchmark import registry
 from benchmark.budget import Budget
 from benchmark.cells import Job
-from benchmark.estimate import EVALUATION, Speed, condensing_flops, estimate_seconds, measured_units, scoring_flops
+from benchmark.estimate import (
+    EVALUATION,
+    MeasuredUnit,
+    Speed,
+    condensing_flops,
+    estimate_seconds,
+    measured_units,
+    scoring_flops,
+)
 from benchmark.testing import short_job
 
 
 def unit(name, ipc, rate):
-    return {"unit": name, "ipc": ipc, "dataset": "Digits 8x8", "product": {"flops_per_second": rate}}
+    return {"unit": name, "ipc": ipc, "product": {"flops_per_second": rate}}
+
+
+def measured(*units):
+    environment = {"device": "here"}
+    return {
+        "environment": environment, "precision": "bf16", "dataset": "CIFAR-10", "contended": False, "units": [*units],
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -28,25 +45,30 @@ def test_without_measurements_the_probe_counts_for_all(dm):
 
 
 def test_measured_steps_of_the_nearest_size_count(dm):
-    units = [unit("dm", 1, 1.0), unit("dm", 10, 4e9), unit("dc", 10, 1.0), unit(EVALUATION, 50, 2e9)]
+    rates = ("dm", 1, 1.0), ("dm", 10, 4e9), ("dc", 10, 1.0), (EVALUATION, 50, 2e9)
+    units = [MeasuredUnit(name, "Digits 8x8", ipc, rate) for name, ipc, rate in rates]
 
     def probe():
         raise AssertionError("nothing is to be tried out")
 
     expected = condensing_flops(*dm) / 4e9 + scoring_flops(*dm) / 2e9
     assert estimate_seconds(*dm, Speed(probe, units)) == pytest.approx(expected)
-    other = [entry | {"dataset": "CIFAR-10"} for entry in units]
+    other = [dataclasses.replace(entry, dataset="CIFAR-10") for entry in units]
     assert estimate_seconds(*dm, Speed(lambda: 1e9, other)) == estimate_seconds(*dm, Speed(lambda: 1e9))
 
 
 def test_measurements_of_another_place_are_not_used():
-    measured = {
-        "environment": {"device": "here"}, "precision": "bf16", "dataset": "CIFAR-10", "contended": False,
-        "units": [unit("dm", 1, 1e9), unit("loading", None, None)],
-    }  # fmt: skip
-    (found,) = measured_units(measured, "here", "bf16")
-    assert (found["unit"], found["dataset"]) == ("dm", "CIFAR-10")
-    assert measured_units(measured, "there", "bf16") == []
-    assert measured_units(measured, "here", "float32") == []
-    assert measured_units(measured | {"contended": True}, "here", "bf16") == []
+    stored = measured(unit("dm", 10, 1e9), unit("expert", None, 2e9), unit("loading", None, None))
+    expected = [MeasuredUnit("dm", "CIFAR-10", 10, 1e9), MeasuredUnit("expert", "CIFAR-10", 1, 2e9)]
+    assert measured_units(stored, "here", "bf16") == expected
+    assert measured_units(stored, "there", "bf16") == []
+    assert measured_units(stored, "here", "float32") == []
+    assert measured_units(stored | {"contended": True}, "here", "bf16") == []
     assert measured_units(None, "here", "bf16") == []
+
+
+@pytest.mark.parametrize(("ipc", "rate"), [("10", 1e9), (-1, 1e9), (10, "fast"), (10, -1.0), (10, True), ([], [1])])
+def test_measurements_that_are_no_numbers_are_left_out(ipc, rate):
+    assert measured_units(measured(unit("dm", ipc, rate)), "here", "bf16") == []
+    nothing = {"unit": "dm", "product": {}}
+    assert measured_units(measured(nothing), "here", "bf16") == []
