@@ -11,23 +11,32 @@ than eager float32 there.
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
+from torch.utils._pytree import tree_map
 
-from benchmark.networks import Network, flops_per_image
+from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, flops_per_image
 from benchmark.runtime import Runtime
 
 WORTH_COMPILING = {"float32": 1e12, "bf16": 0.08e12}
 """Floating-point operations of a training, forward and backward, from which on it is compiled. At some 60 GFLOP/s they
 are 16 and 1.3 seconds of eager computation for each of usually three networks or more; the trainings of ten images are
 to be among the latter, since a grid has many and all of them share what is compiled once."""
+
+WORTH_COMPILING_FORWARD = {"float32": 1e12, "bf16": 1e12}
+"""The same of what goes through a network without a graph: 16 seconds of eager computation, 10 of compiling."""
+
+WORTH_COMPILING_SECOND = {"float32": 1e13, "bf16": 1e13}
+"""The same of what is differentiated twice: some three minutes of eager computation, of which a quarter to a third is
+saved, and up to a minute of compiling."""
 
 FIRST_BATCH = 64
 
@@ -38,14 +47,29 @@ VERSIONS = 64
 """Kinds of networks and images that one process may compile; torch would compute the ninth eagerly."""
 
 _refused: set[tuple] = set()
-"""Kinds of networks that torch could not compile in this process."""
+"""What torch could not compile in this process."""
+
+Forward = Callable[[Network, Tensor], Any]
+"""(network, images [N, C, H, W]) -> tensors."""
 
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label: 1 where
 nothing is mixed) -> (loss, gradients by name)."""
 
 
-def loss_and_gradients(
+@dataclass(frozen=True)
+class Passes:
+    """How a run computes gradients that it matches or unrolls (`Task.passes`); None leaves it to autograd."""
+
+    first_order: Pass | None = None
+    second_order: Callable | None = None
+    """A pure function of the loop's own that takes a derivative of such gradients."""
+
+
+EAGER = Passes()
+
+
+def mixed_loss(
     network: Network,
     parameters: dict[str, Tensor],
     images_NCHW: Tensor,
@@ -53,46 +77,88 @@ def loss_and_gradients(
     partners_N: Tensor,
     kept: Tensor,
     half: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of a network with the given parameters, and its gradient.
+) -> Tensor:
+    """Cross-entropy of a network with the given parameters on a batch.
 
-    half: convolutions and products in bfloat16; the loss and the gradients have the type of the parameters.
+    half: convolutions and products in bfloat16; the loss has the type of the parameters.
     """
-
     precise = next(iter(parameters.values())).dtype
-
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
-        with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=half):
-            logits = functional_call(network, parameters, (images_NCHW,)).to(precise)
-        return kept * F.cross_entropy(logits, labels_N) + (1 - kept) * F.cross_entropy(logits, partners_N)
-
-    gradients, value = grad_and_value(loss)(parameters)
-    return value, gradients
+    with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=half):
+        logits = functional_call(network, parameters, (images_NCHW,)).to(precise)
+    return kept * F.cross_entropy(logits, labels_N) + (1 - kept) * F.cross_entropy(logits, partners_N)
 
 
-def is_compiled(network: Network, image_shape: tuple[int, int, int], images: int, runtime: Runtime) -> bool:
+def loss_and_gradients(
+    network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`mixed_loss` and its gradient by parameter as a pure function, to be compiled or mapped over networks."""
+    gradients, loss = grad_and_value(lambda parameters: mixed_loss(network, parameters, *batch, half))(parameters)
+    return loss, gradients
+
+
+def by_autograd(
+    network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same: where neither is done, an eighth faster on a CPU."""
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+    with torch.enable_grad():
+        loss = mixed_loss(network, leaves, *batch, half)
+    gradients = torch.autograd.grad(loss, tuple(leaves.values()))
+    return loss.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def is_compiled(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> bool:
     """Whether a training that shows `images` images in all has its pass compiled on this runtime."""
-    flops = 3 * images * flops_per_image(network, image_shape)
-    pays = runtime.device.type == "cpu" and flops >= WORTH_COMPILING.get(runtime.precision, math.inf)
-    return pays and has_compiler()
+    flops = TRAINED_COST * images * flops_per_image(network, image_shape)
+    return _pays(flops, WORTH_COMPILING.get(runtime.precision), runtime)
 
 
-def first_order_pass(network: Network, image_shape: tuple[int, int, int], images: int, runtime: Runtime) -> Pass:
+def first_order_pass(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> Pass:
     """`loss_and_gradients` as a training that shows `images` images in all should call it on this runtime."""
-    half = runtime.precision == "bf16"
-    eager = partial(loss_and_gradients, network, half=half and runtime.device.type == "cuda")
-    kind = (type(network), image_shape, half)
-    if kind in _refused or not is_compiled(network, image_shape, images, runtime):
+    half, eager = runtime.precision == "bf16", partial(by_autograd, network, half=eagerly_half(runtime))
+    if not is_compiled(network, image_shape, images, runtime):
         return eager
-    fast = partial(_compiled(), network, half=half)
-    try:
-        _compile(fast, network, image_shape)
-    except Exception as error:  # the compiler has bugs of its own
-        _refused.add(kind)
-        notice = f"torch cannot compile {kind[0].__name__} ({type(error).__name__}); its trainings run uncompiled"
-        warnings.warn(notice, stacklevel=2)
+    fast = _Compiled(loss_and_gradients, eager, network, half=half)
+    fast(*_any_batch(network, image_shape))
+    return eager if fast.kind in _refused else partial(_by_size, fast, eager, SMALLEST_BATCH[runtime.precision])
+
+
+def forward_pass(
+    function: Forward, network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime
+) -> Callable[[Tensor], Any]:
+    """`function` of one network without a graph, as a run that shows it `images` images should call it: compiled, and
+    in half precision where the runtime has that and it pays. Its results are of the images' type."""
+    half, eager = runtime.precision == "bf16", partial(without_graph, function, network, half=eagerly_half(runtime))
+    flops = float(images * flops_per_image(network, image_shape))
+    if not _pays(flops, WORTH_COMPILING_FORWARD.get(runtime.precision), runtime):
         return eager
-    return partial(_by_size, fast, eager, SMALLEST_BATCH[runtime.precision])
+    return _Compiled(without_graph, eager, function, network, half=half)
+
+
+def second_order_pass(
+    function: Callable, network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime
+) -> Callable | None:
+    """`function(network, ...)`, pure and with a derivative of a derivative inside, compiled whole in float32 for every
+    shape it meets; None where a run that shows it `images` images is too short for that, or nothing is compiled."""
+    flops = MATCHED_COST * images * flops_per_image(network, image_shape)
+    if not _pays(flops, WORTH_COMPILING_SECOND.get(runtime.precision), runtime):
+        return None
+    return _Compiled(function, partial(function, network), network)
+
+
+def without_graph(function: Forward, network: Network, images_NCHW: Tensor, half: bool) -> Any:
+    with torch.no_grad(), torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=half):
+        found = function(network, images_NCHW)
+    return tree_map(lambda tensor: tensor.to(images_NCHW.dtype) if tensor.is_floating_point() else tensor, found)
+
+
+def eagerly_half(runtime: Runtime) -> bool:
+    """Whether bfloat16 is used where nothing is compiled: on a CPU it would be slower than float32."""
+    return runtime.precision == "bf16" and runtime.device.type == "cuda"
+
+
+def _pays(flops: float, worth: float | None, runtime: Runtime) -> bool:
+    return worth is not None and runtime.device.type == "cpu" and flops >= worth and has_compiler()
 
 
 def _by_size(
@@ -101,26 +167,47 @@ def _by_size(
     return (fast if len(images_NCHW) >= smallest else eager)(parameters, images_NCHW, *batch)
 
 
-def _compile(fast: Pass, network: Network, image_shape: tuple[int, int, int]) -> None:
-    """Compile for batches of any size by a call with one of a fixed size: what is generated may depend on the first
-    batch that is seen, which after a resume is another one."""
+class _Compiled:
+    """`function(*first, *rest, **options)` as a function of `rest`: compiled, or `eager` where torch stumbles over it,
+    which is said once."""
+
+    def __init__(self, function: Callable, eager: Callable, *first: Any, **options: Any) -> None:
+        self.whole, self.eager = partial(_compile(function), *first, **options), eager
+        network = next(value for value in first if isinstance(value, Network))
+        shapes = tuple(parameter.shape for parameter in network.parameters())
+        self.kind = (function, type(network), shapes, *options.values())
+
+    def __call__(self, *rest: Any) -> Any:
+        if self.kind in _refused:
+            return self.eager(*rest)
+        try:
+            return self.whole(*rest)
+        except Exception as error:  # the compiler has bugs of its own; an error of ours the eager one raises again
+            _refused.add(self.kind)
+            notice = f"torch cannot compile {self.kind[1].__name__} ({type(error).__name__}); it runs uncompiled"
+            warnings.warn(notice, stacklevel=2)
+            return self.eager(*rest)
+
+
+def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any, ...]:
+    """Arguments of a training pass by which it is compiled for batches of any size, all of them alike: what is
+    generated may depend on the first batch that is seen, which after a resume is another one."""
     images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
     partners_N = labels_N.clone()  # one tensor twice is another version
     for batch in (images_NCHW, labels_N, partners_N):
         torch._dynamo.maybe_mark_dynamic(batch, 0)
     parameters = {name: p.detach() for name, p in network.named_parameters()}
-    fast(parameters, images_NCHW, labels_N, partners_N, torch.ones(()))
+    return parameters, images_NCHW, labels_N, partners_N, torch.ones(())
 
 
 @cache
-def _compiled() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """One function: torch keeps a version for each kind of network and size of image, valid for all batch sizes.
-
-    Only the batch size is left open (`first_order_pass` marks it). Open sizes of maps made the norm and the pooling
-    1.3 times slower and the compilation three times longer.
+def _compile(function: Callable) -> Callable:
+    """Torch keeps a version for each kind of network and size of image, and for each batch size unless that is left
+    open (`_any_batch`). Open sizes of maps made the norm and the pooling 1.3 times slower and the compilation three
+    times longer.
     """
     torch._dynamo.config.recompile_limit = VERSIONS
-    return torch.compile(loss_and_gradients, dynamic=False)
+    return torch.compile(function, dynamic=False)
 
 
 @cache

@@ -20,16 +20,13 @@ from benchmark.budget import Budget
 from benchmark.cells import Job
 from benchmark.data import DatasetSpec
 from benchmark.method import Work, nearest_ipc
+from benchmark.networks import MATCHED_COST, TRAINED_COST
 from benchmark.recipes import Recipe
 from benchmark.runtime import Precision, Runtime
 from benchmark.store import is_number
 
 EVALUATION = "evaluation-5"
 """The unit of `benchmark.speed` whose rate evaluations are taken to have."""
-
-MATCHED_COST = 7.0
-"""Forward, backward with a graph, and backward through both to the pixels, in forward passes (710 against 101.5 MFLOP
-for a 32x32 image); a training step costs three."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +103,14 @@ def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
         steps = recipe.total_steps(max(images, 1))
         network = forward_flops(evaluation.network, spec.image_shape, spec.classes)
-        total += evaluation.nets * 3 * network * evaluation.batch(images) * steps
+        total += evaluation.nets * TRAINED_COST * network * evaluation.batch(images) * steps
     return total
 
 
 def work_flops(work: Work, spec: DatasetSpec) -> float:
     """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
     forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
-    return forward * (work.forward + 3 * work.trained + MATCHED_COST * work.matched)
+    return forward * (work.forward + TRAINED_COST * work.trained + MATCHED_COST * work.matched)
 
 
 @cache

@@ -5,9 +5,11 @@ There is no test split in here, and methods read nothing else: no arguments, no 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,15 @@ from torch.optim import Optimizer
 
 from benchmark import augment, networks, zca
 from benchmark.budget import Budget, TooFewImages
-from benchmark.compiled import Pass, first_order_pass
+from benchmark.compiled import (
+    Forward,
+    Pass,
+    Passes,
+    first_order_pass,
+    forward_pass,
+    is_compiled,
+    second_order_pass,
+)
 from benchmark.containers import Container
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
@@ -97,6 +107,21 @@ class Task:
         """The pass by which a run that shows a network `images` images in all trains it: compiled and in half
         precision where the runtime has that and it pays."""
         return first_order_pass(network, self.spec.image_shape, images, self.runtime)
+
+    def passes(self, function: Callable, network: Network, trained: float, matched: float) -> Passes:
+        """How a run that shows a network so many images in all computes gradients that are matched or unrolled, and
+        `function` with its derivative of them (see `second_order_pass`): both in float32."""
+        half, shape = self.runtime.precision == "bf16", self.spec.image_shape
+        exact = replace(self.runtime, precision="float32") if half else self.runtime
+        first_order = network, shape, trained, exact
+        return Passes(
+            first_order_pass(*first_order) if is_compiled(*first_order) else None,
+            second_order_pass(function, network, shape, matched, exact),
+        )
+
+    def forward(self, function: Forward, network: Network, images: float) -> Callable[[Tensor], Any]:
+        """`function` of the network without a graph, as a run that shows it `images` images in all computes it."""
+        return forward_pass(function, network, self.spec.image_shape, images, self.runtime)
 
     def noise(self, per_class: int) -> Tensor:
         """Standard normal images [K, M, C, H, W]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.func import functional_call, vmap
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
-from benchmark.compiled import Pass, first_order_pass, is_compiled
+from benchmark.compiled import Pass, eagerly_half, first_order_pass, is_compiled, loss_and_gradients
 from benchmark.data import Split
 from benchmark.networks import Network
 from benchmark.recipes import Recipe
@@ -109,7 +110,10 @@ class Training:
         what = (ensemble.network, data.image_shape, batch * self.total_steps, runtime)
         small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP and runtime.precision != "reference"
         self.batched = runtime.batched or (small and not is_compiled(*what))
-        self._pass = first_order_pass(*what)
+        if self.batched:
+            self._pass = partial(loss_and_gradients, ensemble.network, half=eagerly_half(runtime))
+        else:
+            self._pass = first_order_pass(*what)
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]

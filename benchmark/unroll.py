@@ -14,8 +14,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
+from benchmark.compiled import EAGER, Passes
 from benchmark.networks import Network
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -45,12 +46,19 @@ class Unroll:
     """
 
     def __init__(
-        self, network: Network, batch: Batch, steps: int, momentum: float = 0.0, through_weights: bool = True
+        self,
+        network: Network,
+        batch: Batch,
+        steps: int,
+        momentum: float = 0.0,
+        through_weights: bool = True,
+        passes: Passes = EAGER,
     ) -> None:
         """`through_weights` False drops what a step's images do to the gradients of all later steps: the approximation
-        of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll."""
+        of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll. `passes`: how the
+        gradient of a step and `adjoint_of_gradient` are computed."""
         self.network, self.batch, self.steps, self.momentum = network, batch, steps, momentum
-        self.through_weights = through_weights
+        self.through_weights, self.passes = through_weights, passes
         self._weights: list[Tensor] = []
         self._velocities: list[Tensor] = []
         self._lr = torch.empty(())
@@ -63,8 +71,7 @@ class Unroll:
             with torch.no_grad():
                 images, labels = self.batch(step)
             self._weights.append(weights)
-            leaf = weights.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._loss(leaf, images, labels), leaf)
+            gradient = self._gradient(weights, images, labels)
             velocity = gradient if velocity is None else gradient.add_(velocity, alpha=self.momentum)
             if lr.requires_grad:
                 self._velocities.append(velocity)
@@ -90,6 +97,14 @@ class Unroll:
         if self._lr.requires_grad:
             self._lr.grad = lr_gradient if self._lr.grad is None else self._lr.grad + lr_gradient
 
+    def _gradient(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        if self.passes.first_order is None:
+            leaf = weights.detach().requires_grad_()
+            return torch.autograd.grad(self._loss(leaf, images, labels), leaf)[0]
+        parameters = unflatten(weights, self.network)
+        _, gradients = self.passes.first_order(parameters, images, labels, labels.clone(), images.new_ones(()))
+        return flatten({name: gradients[name] for name in parameters})
+
     def _loss(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():
             return F.cross_entropy(functional_call(self.network, unflatten(weights, self.network), (images,)), labels)
@@ -100,6 +115,11 @@ class Unroll:
         with torch.enable_grad():
             images, labels = self.batch(step)
         # Cut at the images: the network's graph is gone before the decoder's is walked.
+        if self.passes.second_order and images.requires_grad and self.through_weights:
+            with torch.no_grad():
+                found = self.passes.second_order(weights, images.detach(), labels, cotangent)
+            images.backward(found[1])
+            return found[0]
         seen, leaf = images.detach().requires_grad_(images.requires_grad), weights.requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss(leaf, seen, labels), leaf, create_graph=True)
         if not images.requires_grad:
@@ -111,3 +131,18 @@ class Unroll:
         del gradient
         images.backward(to_images)
         return to_weights
+
+
+def adjoint_of_gradient(
+    network: Network, weights_P: Tensor, images_NCHW: Tensor, labels_N: Tensor, cotangent_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients [P] and [N, C, H, W], in flat weights and in images, of the inner product of a step's gradient with
+    `cotangent_P`: what `Unroll` leaves to autograd, as one pure function."""
+
+    def loss(weights_P: Tensor, images_NCHW: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(network, unflatten(weights_P, network), (images_NCHW,)), labels_N)
+
+    def projected(weights_P: Tensor, images_NCHW: Tensor) -> Tensor:
+        return grad(loss)(weights_P, images_NCHW) @ cotangent_P
+
+    return grad(projected, argnums=(0, 1))(weights_P, images_NCHW)

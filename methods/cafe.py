@@ -18,11 +18,12 @@ Deviations query accuracy starts anew at every query (`leaky_query` for the auth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from benchmark import networks
 from benchmark.budget import Budget
@@ -32,7 +33,7 @@ from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work
 from benchmark.networks import Network
-from benchmark.objectives.feature_alignment import FeatureAlignment
+from benchmark.objectives.feature_alignment import FeatureAlignment, means_and_pooled
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
@@ -63,6 +64,10 @@ class CAFEHyper:
     lr_net: float = 0.01
     batch_net: int = 256
     init: Literal["noise", "real"] = "noise"
+
+
+Answer = Callable[[Tensor], Tensor]
+"""`guesses` of a network (`Task.forward`)."""
 
 
 class Window:
@@ -144,8 +149,10 @@ class CAFE(Method):
         """A step of the run is one image step with its network training. A network that is done early leaves the rest
         of its `max_image_steps` steps empty: how many it needs is not known before."""
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
-        objective = FeatureAlignment(hyper.discrimination, task.runtime.batched, task.microbatch)
         network = task.network()
+        shown = self.work(hyper, task.spec, task.budget).forward
+        real_side, answer = (task.forward(function, network, shown) for function in (means_and_pooled, guesses))
+        objective = FeatureAlignment(hyper.discrimination, task.runtime.batched, task.microbatch, real_side)
         first_order = task.first_order(network, self.least(hyper)[1] * container.num_images)
         loop = BiLevel(self.window())
         steps = hyper.iterations * hyper.max_image_steps
@@ -164,13 +171,13 @@ class CAFE(Method):
             )
             run.log(loss=task.step(objective, network, real, synthetic, optimiser))
             loop.counts["image_steps"] += 1
-            loop.window.add(query(network, task, hyper.query))
+            loop.window.add(query(answer, task, hyper.query))
             settled = loop.window.full and loop.window.spread < hyper.lambda1
             capped = not settled and image_step + 1 == hyper.max_image_steps
             loop.counts["image_step_caps_hit"] += capped
             loop.done = settled or capped
             if not loop.done:
-                self.train(network, first_order, container, task, strategy, loop.counts)
+                self.train(network, first_order, answer, container, task, strategy, loop.counts)
             run.note("bi_level_loop", dict(loop.counts))
 
     def window(self) -> Window:
@@ -180,6 +187,7 @@ class CAFE(Method):
         self,
         network: Network,
         first_order: Pass,
+        answer: Answer,
         container: Container,
         task: Task,
         strategy: str,
@@ -192,7 +200,7 @@ class CAFE(Method):
         for _ in range(hyper.max_inner_epochs):
             train_epochs(network, first_order, images, labels, 1, *settings)
             counts["inner_epochs"] += 1
-            window.add(query(network, task, hyper.query))
+            window.add(query(answer, task, hyper.query))
             if window.full and window.spread > hyper.lambda2:
                 return
         counts["inner_epoch_caps_hit"] += 1
@@ -205,11 +213,15 @@ class CAFEDSA(CAFE):
     augments = True
 
 
-@torch.no_grad()
-def query(network: Network, task: Task, per_class: int) -> list[float]:
-    """Accuracy of the network on a random batch of real images of each class."""
+def guesses(network: Network, images_NCHW: Tensor) -> Tensor:
+    """The class [N] that a network sees in every image."""
+    return network(images_NCHW).argmax(1)
+
+
+def query(answer: Answer, task: Task, per_class: int) -> list[float]:
+    """Accuracy of a network's `guesses` on a random batch of real images of each class."""
     batch_KNCHW = task.real_batch(per_class)
-    guesses = [network(images).argmax(1) for images in batch_KNCHW.flatten(0, 1).split(SCORING_BATCH)]
-    guesses_KN = torch.cat(guesses).unflatten(0, batch_KNCHW.shape[:2])
+    found = [answer(images) for images in batch_KNCHW.flatten(0, 1).split(SCORING_BATCH)]
+    guesses_KN = torch.cat(found).unflatten(0, batch_KNCHW.shape[:2])
     right_K = (guesses_KN == torch.arange(task.classes, device=task.device)[:, None]).double().mean(1)
     return right_K.tolist()

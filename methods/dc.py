@@ -22,7 +22,7 @@ from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work
-from benchmark.objectives.gradient_matching import Distance, GradientMatching
+from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
@@ -105,8 +105,9 @@ class DC(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
-        objective = GradientMatching(hyper.distance, task.runtime.batched, microbatch=task.microbatch)
-        network = task.network()
+        network, work = task.network(), self.work(hyper, task.spec, task.budget)
+        passes = task.passes(distance_and_gradient, network, work.trained, work.matched)
+        objective = GradientMatching(hyper.distance, task.runtime.batched, "all", task.microbatch, passes)
         steps, trainings = hyper.iterations * hyper.outer_loop, hyper.iterations * (hyper.outer_loop - 1)
         first_order = task.first_order(network, trainings * hyper.inner_epochs * container.num_images)
         for step in run.loop("condense", steps, container=container, optimiser=optimiser, network=network):

@@ -22,7 +22,7 @@ from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work
-from benchmark.objectives.distribution_matching import distribution_matching
+from benchmark.objectives.distribution_matching import distribution_matching, mean_embedding
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
@@ -69,7 +69,9 @@ class DM(Method):
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        network, objective = task.network(), partial(distribution_matching, microbatch=task.microbatch)
+        network = task.network()
+        real_side = task.forward(mean_embedding, network, self.work(self.hyper, task.spec, task.budget).forward)
+        objective = partial(distribution_matching, microbatch=task.microbatch, real_side=real_side)
         for _ in run.loop("condense", self.hyper.iterations, container=container, optimiser=optimiser):
             networks.initialise_(network, task.generator)
             real, synthetic = task.siamese(task.real_batch(self.hyper.batch_real), task.synthetic(container))

@@ -30,7 +30,7 @@ from benchmark.containers import Container
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work, nearest_ipc, table_dataset
-from benchmark.objectives.gradient_matching import Distance, GradientMatching
+from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
@@ -177,9 +177,10 @@ class IDC(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
-        objective = GradientMatching(hyper.metric, task.runtime.batched, "conv", task.microbatch)
+        network, work = task.network(), self.work(hyper, task.spec, task.budget)
+        passes = task.passes(distance_and_gradient, network, work.trained, work.matched)
+        objective = GradientMatching(hyper.metric, task.runtime.batched, "conv", task.microbatch, passes)
         pool = TrainingSet.real(task.train)
-        network = task.network()
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)
         state = {"container": container, "optimiser": optimiser, "network": network, "trainer": trainer}
         steps = hyper.outer * hyper.passes

@@ -39,7 +39,7 @@ from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH
-from benchmark.unroll import Unroll, flatten, unflatten
+from benchmark.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
 
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
 """The tenth of the training set that an early stop looks at, and nothing else sees."""
@@ -168,12 +168,14 @@ class LinBa(Method):
             fit, held_out = task.train.stratified(HELD_OUT, HELD_OUT_SEED)
             task = dataclasses.replace(task, train=fit)
         network, lr = task.network(), torch.tensor(hyper.lr_net, device=task.device)
+        matched = self.work(hyper, task.spec, task.budget).matched
+        passes = task.passes(adjoint_of_gradient, network, matched, matched)
         for step in run.loop("condense", hyper.iterations, container=container, optimiser=optimiser, stop=stop):
             if stop.reached:
                 continue
             networks.initialise_(network, task.generator)
             inner, real, labels = self.draw(container, task)
-            unroll = Unroll(network, inner, hyper.inner_steps, hyper.mom_net)
+            unroll = Unroll(network, inner, hyper.inner_steps, hyper.mom_net, passes=passes)
             weights = unroll.forward(flatten(network), lr)
             loss, cotangent = loss_and_gradient(network, weights, real, labels, task.microbatch)
             optimiser.zero_grad()

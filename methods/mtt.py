@@ -31,7 +31,7 @@ from benchmark.objectives.trajectory_matching import StepSize, StepSizeParameter
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import SYNTHETIC_AT_MOST, Task
-from benchmark.unroll import Unroll
+from benchmark.unroll import Unroll, adjoint_of_gradient
 
 Decode = Callable[[int, Tensor | None], tuple[Tensor, Tensor]]
 """(student step, indices or None for all) -> (images as the container stores them, labels)."""
@@ -185,11 +185,13 @@ class MTT(Method):
         order = torch.zeros(len(experts), dtype=torch.int64, device=task.device)
         state = {"container": container, "optimiser": optimiser, "order": order, "companion": companion}
         state |= {"step_size": step_size, "step_size_optimiser": step_size_optimiser}
+        matched = self.work(hyper, task.spec, task.budget).matched
+        passes = task.passes(adjoint_of_gradient, network, matched, matched)
         for step in run.loop("condense", hyper.iterations, **state):
             start, target = self._draw_segment(step, experts, order, task)
             alpha = step_size().detach().requires_grad_()
             batch = self._draw_batches(container, task)
-            unroll = Unroll(network, batch, hyper.syn_steps, through_weights=hyper.gradient == "exact")
+            unroll = Unroll(network, batch, hyper.syn_steps, through_weights=hyper.gradient == "exact", passes=passes)
             loss, cotangent = trajectory_distance(unroll.forward(start, alpha), target, start)
             optimiser.zero_grad()
             step_size_optimiser.zero_grad()

@@ -27,6 +27,11 @@ def real_parts(batch: Tensor, microbatch: int | None, dim: int = 0) -> list[tupl
     return [(part, part.shape[dim] / size) for part in batch.split(microbatch or size, dim)]
 
 
+def with_gradient(value: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
+    """A loss that was computed with its gradient in `images`, as a tensor that hands it on to them."""
+    return value + ((images - images.detach()) * gradient).sum()
+
+
 def value_and_grad(
     objective: Objective,
     network: Network,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -15,13 +18,17 @@ def distribution_matching(
     synthetic_KMCHW: Tensor,
     classes_K: Tensor,
     microbatch: int | None = None,
+    real_side: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """sum_c | mean_n phi(real_cn) - mean_m phi(synthetic_cm) |^2, phi the embedding before the classifier.
 
     A sum over classes and embedding dimensions, not divided by anything; the real side carries no gradient.
+    microbatch: real images of a class in one pass; None is all. real_side: how `mean_embedding` of this network is
+    computed for real images (`Task.forward`); None is eagerly.
     """
+    embed = real_side or partial(mean_embedding, network)
     with torch.no_grad():
-        real_KD = sum(share * mean_embedding(network, part) for part, share in real_parts(real_KNCHW, microbatch, 1))
+        real_KD = sum(share * embed(part) for part, share in real_parts(real_KNCHW, microbatch, 1))
     return (real_KD - mean_embedding(network, synthetic_KMCHW)).square().sum()
 
 

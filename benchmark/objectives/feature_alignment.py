@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,15 +27,21 @@ class FeatureAlignment:
     f_l are the post-ReLU maps of all blocks and the pooled last map. logits_cn are the inner products of the pooled
     real image with the pooled synthetic means of all classes, so the classes cannot be taken apart. The real side
     carries no gradient. batched: real images of many classes in one pass, instead of one class after the other.
-    microbatch: real images of a class in one pass; None is all.
+    microbatch: real images of a class in one pass; None is all. real_side: how `means_and_pooled` of the network is
+    computed for real images (`Task.forward`); None is eagerly.
     """
 
     separable = False
 
     def __init__(
-        self, discrimination: float = 0.01, batched: bool = False, microbatch: int | None = None
+        self,
+        discrimination: float = 0.01,
+        batched: bool = False,
+        microbatch: int | None = None,
+        real_side: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
     ) -> None:
         self.discrimination, self.batched, self.microbatch = discrimination, batched, microbatch
+        self.real_side = real_side
 
     def __call__(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         align, discriminate = self.parts(network, real_KNCHW, synthetic_KMCHW)
@@ -43,7 +52,8 @@ class FeatureAlignment:
         classes, images = real_KNCHW.shape[:2]
         with torch.no_grad():
             chunk = at_once(real_KNCHW) if self.batched else 1
-            found = [real_features(network, part, self.microbatch) for part in real_KNCHW.split(chunk)]
+            features = self.real_side or partial(means_and_pooled, network)
+            found = [in_parts(features, part, self.microbatch) for part in real_KNCHW.split(chunk)]
             *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
         synthetic = class_means(network, synthetic_KMCHW)
         weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]
@@ -58,13 +68,21 @@ def at_once(images_KNCHW: Tensor) -> int:
     return max(1, PIXELS_AT_ONCE // images_KNCHW[0].numel())
 
 
-def real_features(network: ConvNet, images_KNCHW: Tensor, microbatch: int | None = None) -> tuple[Tensor, ...]:
+def means_and_pooled(network: ConvNet, images_KNCHW: Tensor) -> tuple[Tensor, ...]:
     """The class means of every stage [K, ...], and the pooled map of every image [K, N, ...]."""
+    stages = [stage.unflatten(0, images_KNCHW.shape[:2]) for stage in network.stages(images_KNCHW.flatten(0, 1))]
+    return *(stage.mean(1) for stage in stages), stages[-1]
+
+
+def in_parts(
+    features: Callable[[Tensor], tuple[Tensor, ...]], images_KNCHW: Tensor, microbatch: int | None
+) -> tuple[Tensor, ...]:
+    """`means_and_pooled` of at most `microbatch` images of a class at a time."""
     means, pooled = [], []
     for part, share in real_parts(images_KNCHW, microbatch, 1):
-        stages = [stage.unflatten(0, part.shape[:2]) for stage in network.stages(part.flatten(0, 1))]
-        means.append([share * stage.mean(1) for stage in stages])
-        pooled.append(stages[-1])
+        *stages, last = features(part)
+        means.append([share * stage for stage in stages])
+        pooled.append(last)
     return *(sum(stage) for stage in zip(*means, strict=True)), torch.cat(pooled, 1)
 
 

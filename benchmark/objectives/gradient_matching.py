@@ -7,16 +7,17 @@ parameters; IDC (Kim et al., ICML 2022) over convolution weights only, with `mse
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
 
+from benchmark.compiled import EAGER, Passes
 from benchmark.networks import Network
-from benchmark.objectives import real_parts
+from benchmark.objectives import real_parts, with_gradient
 
 Distance = Literal["dc", "mse", "cos", "l1"]
 Matched = Literal["all", "conv"]
@@ -63,7 +64,8 @@ class GradientMatching:
 
     batched: take the gradients of all classes in one vmapped pass (for devices where launches cost more than
     arithmetic) instead of one class after the other. Both give the same numbers. matched: which parameters' gradients.
-    microbatch: real images of a class in one pass; None is all.
+    microbatch: real images of a class in one pass; None is all. passes: how the gradient of real images and
+    `distance_and_gradient` are computed where classes are not batched.
     """
 
     def __init__(
@@ -72,23 +74,43 @@ class GradientMatching:
         batched: bool = False,
         matched: Matched = "all",
         microbatch: int | None = None,
+        passes: Passes = EAGER,
     ) -> None:
         self.distance, self.batched, self.matched = DISTANCES[distance], batched, matched
-        self.microbatch = microbatch
+        self.microbatch, self.passes = microbatch, passes
 
     def __call__(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         if self.batched:
             return self._all_at_once(network, real_KNCHW, synthetic_KMCHW, classes_K)
-        parameters = tuple(self._parameters(network).values())
         total = torch.zeros((), device=real_KNCHW.device)
         for real_NCHW, synthetic_MCHW, label in zip(real_KNCHW, synthetic_KMCHW, classes_K, strict=True):
-            real = weighted_sum(
-                (torch.autograd.grad(self._loss(network, part, label), parameters), share)
-                for part, share in real_parts(real_NCHW, self.microbatch)
-            )
-            synthetic = torch.autograd.grad(self._loss(network, synthetic_MCHW, label), parameters, create_graph=True)
-            total = total + self.distance(real, synthetic)
+            parts = real_parts(real_NCHW, self.microbatch)
+            real = weighted_sum((self._gradient(network, part, label), share) for part, share in parts)
+            total = total + self._distance(network, synthetic_MCHW, label, real)
         return total
+
+    def _gradient(self, network: Network, images_NCHW: Tensor, label: Tensor) -> Sequence[Tensor]:
+        """Of the matched parameters, without a graph."""
+        matched = self._parameters(network)
+        if self.passes.first_order is None:
+            return torch.autograd.grad(self._loss(network, images_NCHW, label), tuple(matched.values()))
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        labels, partners = (label.repeat(len(images_NCHW)) for _ in range(2))
+        _, gradients = self.passes.first_order(parameters, images_NCHW, labels, partners, images_NCHW.new_ones(()))
+        return [gradients[name] for name in matched]
+
+    def _distance(
+        self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor]
+    ) -> Tensor:
+        """Between real gradients and those of synthetic images, with a graph to the images."""
+        matched = self._parameters(network)
+        if self.passes.second_order is None:
+            loss = self._loss(network, images_MCHW, label)
+            return self.distance(real, torch.autograd.grad(loss, tuple(matched.values()), create_graph=True))
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        labels, targets = label.repeat(len(images_MCHW)), dict(zip(matched, real, strict=True))
+        found = self.passes.second_order(self.distance, parameters, images_MCHW.detach(), labels, targets)
+        return with_gradient(*found, images_MCHW)
 
     def _parameters(self, network: Network) -> dict[str, Tensor]:
         """The parameters whose gradients are compared, by name."""
@@ -115,6 +137,28 @@ class GradientMatching:
         )
         synthetic = gradients(parameters, synthetic_KMCHW, classes_K)
         return vmap(self.distance)(tuple(real), tuple(synthetic.values())).sum()
+
+
+def distance_and_gradient(
+    network: Network,
+    distance: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor],
+    parameters: dict[str, Tensor],
+    images_MCHW: Tensor,
+    labels_M: Tensor,
+    real: dict[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """(distance of the images' gradient from the real one by name of parameter, its own gradient [M, C, H, W] in the
+    images): what `GradientMatching` leaves to autograd, as one pure function."""
+
+    def loss(matched: dict[str, Tensor], images_MCHW: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(network, parameters | matched, (images_MCHW,)), labels_M)
+
+    def apart(images_MCHW: Tensor) -> Tensor:
+        synthetic = grad(loss)({name: parameters[name] for name in real}, images_MCHW)
+        return distance(tuple(real.values()), tuple(synthetic.values()))
+
+    gradient, value = grad_and_value(apart)(images_MCHW)
+    return value, gradient
 
 
 def weighted_sum(parts: Iterable[tuple[Sequence[Tensor], float]]) -> Sequence[Tensor]:

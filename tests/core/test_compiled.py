@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmark import compiled, networks
-from benchmark.compiled import first_order_pass, has_compiler, loss_and_gradients
+from benchmark.compiled import by_autograd, first_order_pass, has_compiler, loss_and_gradients
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet
@@ -64,7 +64,7 @@ def test_agrees_with_the_eager_pass_for_any_batch(precision, tolerance, compiler
     net = network()
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision))
-    assert fast.func is not loss_and_gradients
+    assert fast.func is not by_autograd
     versions = counters["stats"]["unique_graphs"]
     for size in (48, 33, 5):
         images = batch(generator, size)
@@ -93,22 +93,22 @@ def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):
 
 def test_only_long_trainings_are_compiled_whatever_stands_beside_them(monkeypatch):
     monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    monkeypatch.setattr(compiled, "_compiled", lambda: lambda *_, **__: None)
+    monkeypatch.setattr(compiled, "_compile", lambda function: lambda *_, **__: None)
     flops = 3 * networks.flops_per_image(network(), SHAPE)
     enough = round(compiled.WORTH_COMPILING["float32"] / flops) + 1
-    assert first_order_pass(network(), SHAPE, enough, EAGER).func is not loss_and_gradients
-    assert first_order_pass(network(), SHAPE, enough - 2, EAGER).func is loss_and_gradients
-    assert first_order_pass(network(), SHAPE, enough, Runtime(CPU, "reference")).func is loss_and_gradients
+    assert first_order_pass(network(), SHAPE, enough, EAGER).func is not by_autograd
+    assert first_order_pass(network(), SHAPE, enough - 2, EAGER).func is by_autograd
+    assert first_order_pass(network(), SHAPE, enough, Runtime(CPU, "reference")).func is by_autograd
     half = first_order_pass(network(), SHAPE, 10, Runtime(CPU, "bf16"))
-    assert half.func is loss_and_gradients
+    assert half.func is by_autograd
     assert not half.keywords["half"], "uncompiled bfloat16 is slower than float32 on a CPU"
     data = TrainingSet.of(torch.zeros(40, *SHAPE), torch.arange(40) % CLASSES)
     steps = Recipe(steps=enough // 40 + 1, batch=40, augment="none")
     for seeds, recipe in (([1], steps), ([1, 2, 3], steps)):
         chosen = Training(Ensemble(network(), seeds, EAGER), data, recipe, "none")._pass
-        assert chosen.func is not loss_and_gradients
+        assert chosen.func is not by_autograd
     short = dataclasses.replace(steps, steps=1)
-    assert Training(Ensemble(network(), [1, 2, 3], EAGER), data, short, "none")._pass.func is loss_and_gradients
+    assert Training(Ensemble(network(), [1, 2, 3], EAGER), data, short, "none")._pass.func is by_autograd
 
 
 def test_what_is_compiled_goes_to_the_users_cache(tmp_path):
@@ -136,7 +136,7 @@ def test_a_machine_without_a_compiler_is_told_once_and_goes_on(forgotten, monkey
     with pytest.warns(UserWarning, match=r"cannot compile here \(RuntimeError: no g\+\+\)"):
         found = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))
     again = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))  # a second warning would be an error here
-    assert found.func is again.func is loss_and_gradients
+    assert found.func is again.func is by_autograd
     assert not found.keywords["half"]
 
 
@@ -148,10 +148,10 @@ def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeyp
         raise RuntimeError("conflicting declaration")
 
     monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    monkeypatch.setattr(compiled, "_compiled", lambda: stumble)
+    monkeypatch.setattr(compiled, "_compile", lambda function: stumble)
     monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
     with pytest.warns(UserWarning, match="cannot compile ConvNet"):
         found = first_order_pass(network(), SHAPE, 1, EAGER)
     again = first_order_pass(network(), SHAPE, 1, EAGER)
-    assert found.func is again.func is loss_and_gradients
+    assert found.func is again.func is by_autograd
     assert len(calls) == 1

@@ -1,0 +1,102 @@
+"""Steps whose gradients are matched or unrolled: the pure functions that are compiled, alone and in whole runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import compiled, data, registry
+from benchmark.budget import Budget
+from benchmark.compiled import Passes, has_compiler
+from benchmark.method import Schedule
+from benchmark.objectives import value_and_grad
+from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
+from benchmark.run import Run
+from benchmark.runtime import Runtime
+from benchmark.task import Task
+from benchmark.unroll import adjoint_of_gradient
+from tests.substrate.test_unroll import Problem
+
+CPU = torch.device("cpu")
+STEPS = 10
+SETTINGS = {
+    "dsa": {"iterations": 5, "outer_loop": 2, "inner_epochs": 2, "batch_real": 16},
+    "dm": {"iterations": STEPS, "batch_real": 16},
+    "cafe": {"iterations": 2, "max_image_steps": 5, "max_inner_epochs": 2, "batch_real": 16, "query": 8},
+    "idc": {"outer": 2, "passes": 5, "n_data": 64, "batch_real": 16},
+    "mtt": {"iterations": STEPS, "syn_steps": 3, "experts": 1, "train_epochs": 3, "batch_real": 64},
+}
+
+
+def first_order(network, parameters, images, labels, partners, kept):
+    return compiled.loss_and_gradients(network, parameters, images, labels, partners, kept, half=False)
+
+
+@pytest.mark.parametrize("matched", ["all", "conv"])
+@pytest.mark.parametrize("distance", list(DISTANCES))
+def test_matching_as_pure_functions_is_matching_by_autograd(golden, golden_convnet, distance, matched):
+    vectors = golden("gradient_matching_dc")
+    network = golden_convnet(vectors).double()
+    real, synthetic = vectors["real"].double(), vectors["syn"].double()
+    passes = Passes(
+        lambda *args: first_order(network, *args), lambda *args: distance_and_gradient(network, *args)
+    )
+    eager = value_and_grad(GradientMatching(distance, matched=matched), network, real, synthetic)
+    whole = value_and_grad(GradientMatching(distance, matched=matched, passes=passes), network, real, synthetic)
+    for actual, expected in zip(whole, eager, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_unroll_by_pure_functions_is_the_unroll_by_autograd(generator, momentum):
+    problem = Problem(generator)
+    passes = Passes(
+        lambda *args: first_order(problem.network, *args), lambda *args: adjoint_of_gradient(problem.network, *args)
+    )
+    loss, gradients = problem.by_unroll(momentum)
+    other_loss, other_gradients = problem.by_unroll(momentum, passes=passes)
+    torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other_gradients, gradients, rtol=1e-9, atol=1e-12)
+
+
+class Losses(Run):
+    """A run that remembers what was logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def log(self, **values):
+        self.losses.append(float(values["loss"]))
+        super().log(**values)
+
+
+def condense(name, precision):
+    method, digits = registry.get(name), data.load("digits", Path())
+    hyper = method.hyper_parameters(digits.spec, 2, Schedule.parse("quick"), SETTINGS[name])
+    budget = Budget(2, digits.spec.classes, digits.spec.image_shape)
+    run, generator = Losses(), torch.Generator().manual_seed(1)
+    container = method(hyper).condense(
+        Task(digits.spec, digits.train, budget, Runtime(CPU, precision), generator), run
+    )
+    return torch.tensor(run.losses[-STEPS:]), container.decode_classes().detach()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    if not has_compiler():
+        pytest.skip("torch finds no compiler here")
+    monkeypatch.setattr(compiled, "_refused", set())
+    results, calls, original = [], [], compiled._Compiled.__call__
+    monkeypatch.setattr(
+        compiled._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1]
+    )
+    for worth in (float("inf"), 0.0):
+        for kind in ("WORTH_COMPILING", "WORTH_COMPILING_FORWARD", "WORTH_COMPILING_SECOND"):
+            monkeypatch.setattr(compiled, kind, {"float32": worth})
+        results.append(condense(name, "float32"))
+        assert bool(calls) == (worth == 0)
+    assert not compiled._refused
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
