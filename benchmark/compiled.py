@@ -1,7 +1,10 @@
-"""First-order passes compiled whole, where that pays: the loss of a network on a batch and the gradient of its weights.
+"""What goes through a network, compiled whole where that pays on a CPU.
 
-Which path a training takes depends on the runtime, the network and the training's length alone, never on what the
-process did before or on how many networks are trained side by side: a cell has the same bits however it is run.
+That is the loss with the gradient of the weights, forward passes without a graph, and functions that hold a derivative
+of a derivative.
+
+Which way a run takes depends on the runtime, the network and the run's length alone, never on what the process did
+before or on how many networks are trained side by side: a cell has the same bits however it is run.
 
 Measured on two cores with AVX512-bf16 (docs/performance.md): compiled float32 takes 0.7-0.8 of the eager time of a
 ConvNet step, bfloat16 0.35-0.5, and a compilation 10 s, or 4 s where the user's cache has it. Eager bfloat16 is slower

@@ -56,9 +56,9 @@ class Runtime:
     """Where and how to compute.
 
     precision: `float32` is the fast path (TF32 convolutions allowed on CUDA); `bf16` the same with first-order work
-    (evaluation, experts, margins) in bfloat16, on a CPU where it is compiled, and every gradient that is matched or
-    unrolled in float32; `reference` is the plain eager oracle, one class and one network at a time, TF32
-    off, that the others are held against.
+    (evaluation, experts, margins, the real features of DM and CAFE) in bfloat16, on a CPU where it is compiled, and
+    every gradient that is matched or unrolled in float32; `reference` is the plain eager oracle, one class and one
+    network at a time, TF32 off, that the others are held against.
     """
 
     device: torch.device
