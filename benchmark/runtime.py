@@ -107,11 +107,13 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def settle_compiler() -> None:
-    """Say where torch keeps what it compiles, and that it compiles in this process: its helpers would outlive a killed
-    one. Torch reads both once, when its compiler is first imported; a convolution on the meta device is enough.
+    """Say where torch keeps what it compiles, that it calls the compiler for as many functions at once as there are
+    cores, and that it starts no helper processes, which would outlive a killed one and are of use on GPUs alone. Torch
+    reads this once, when its compiler is first imported; a convolution on the meta device is enough.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(cores()))
+    os.environ.setdefault("TORCH_WARM_POOL", "0")
 
 
 def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:

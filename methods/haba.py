@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from benchmark import augment
 from benchmark.budget import Budget
@@ -190,6 +191,13 @@ class Critic(Companion):
         seen = augment.apply(task.as_seen(container, images), params, align_corners=True)
         return seen, container.labels[samples * variants].repeat(2)
 
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        """[2 N, D], with the graph of one hallucination alive at a time, as large as that of a student step; the other
+        is computed again in the backward pass."""
+        halves = images_NCHW.chunk(2)
+        embed = self.network.features
+        return torch.cat([checkpoint(embed, half, use_reentrant=False, preserve_rng_state=False) for half in halves])
+
     @staticmethod
     def cosine(features_ND: Tensor) -> Tensor:
         """Between the two hallucinations of every basis."""
@@ -198,14 +206,14 @@ class Critic(Companion):
     def add_gradients(self) -> dict[str, Tensor]:
         images, _ = self.pair()
         seen = images.detach().requires_grad_()  # cut here: the critic's own gradient is not wanted
-        loss = self.hyper.diversity * ((1 + self.cosine(self.network.features(seen))) / 2).mean()
+        loss = self.hyper.diversity * ((1 + self.cosine(self.features(seen))) / 2).mean()
         images.backward(torch.autograd.grad(loss, seen)[0])
         return {"diversity_loss": loss}
 
     def step(self) -> dict[str, Tensor]:
         with torch.no_grad():
             images, labels = self.pair()
-        features = self.network.features(images)
+        features = self.features(images)
         loss = (
             F.cross_entropy(self.network.classifier(features), labels)
             + self.hyper.similarity * ((1 - self.cosine(features)) / 2).mean()
