@@ -11,10 +11,20 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmark import compiled, networks
-from benchmark.compiled import by_autograd, first_order_pass, has_compiler, loss_and_gradients
+from benchmark.compiled import (
+    by_autograd,
+    first_order_pass,
+    forward_pass,
+    has_compiler,
+    loss_and_gradients,
+    second_order_pass,
+)
+from benchmark.objectives.distribution_matching import mean_embedding
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet
+from benchmark.unroll import adjoint_of_gradient
+from methods.cafe import guesses
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -155,3 +165,30 @@ def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeyp
     again = first_order_pass(network(), SHAPE, 1, EAGER)
     assert found.func is again.func is by_autograd
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 0.03)])
+def test_features_without_a_graph_agree_with_eager_ones(precision, tolerance, compiler, monkeypatch, generator):
+    monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", {"float32": 0.0, "bf16": 0.0})
+    net, images = network(), torch.randn(2, 9, *SHAPE, generator=generator)
+    fast = forward_pass(mean_embedding, net, SHAPE, 1, Runtime(CPU, precision))
+    for _ in range(2):  # other weights, the same version
+        found, versions = fast(images), counters["stats"]["unique_graphs"]
+        assert found.dtype == torch.float32 and not found.requires_grad
+        expected = mean_embedding(net, images).detach()
+        assert 0 < (found - expected).norm() <= tolerance * expected.norm()
+        networks.initialise_(net, generator)
+    assert counters["stats"]["unique_graphs"] == versions
+    long = forward_pass(guesses, net, SHAPE, 1, Runtime(CPU, precision))(images[0])
+    assert long.dtype == torch.int64 and long.shape == (9,)
+
+
+def test_a_cell_too_short_for_compiling_gets_no_second_order_pass(monkeypatch):
+    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    flops = networks.MATCHED_COST * networks.flops_per_image(network(), SHAPE)
+    enough = round(compiled.WORTH_COMPILING_SECOND["float32"] / flops) + 1
+    arguments = adjoint_of_gradient, network(), SHAPE
+    assert second_order_pass(*arguments, enough, EAGER) is not None
+    assert second_order_pass(*arguments, enough - 2, EAGER) is None
+    assert second_order_pass(*arguments, enough, Runtime(CPU, "reference")) is None
+    assert second_order_pass(*arguments, enough, Runtime(torch.device("meta"))) is None
