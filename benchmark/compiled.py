@@ -14,6 +14,7 @@ it. A second derivative takes 0.67-0.9, and 30 to 60 s. Eager bfloat16 is slower
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 from torch.utils._pytree import tree_map
 
-from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, flops_per_image
+from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, detached, flops_per_image
 from benchmark.runtime import Runtime
 
 WORTH_COMPILING = {"float32": 5e12, "bf16": 0.08e12}
@@ -34,12 +35,12 @@ WORTH_COMPILING = {"float32": 5e12, "bf16": 0.08e12}
 are 80 and 1.3 seconds of eager computation for each of usually three networks or more; the trainings of ten images are
 to be among the latter, since a grid has many and all of them share what is compiled once."""
 
-WORTH_COMPILING_FORWARD = {"float32": 1e12, "bf16": 1e12}
+WORTH_COMPILING_FORWARD = 1e12
 """The same of what goes through a network without a graph: 16 seconds of eager computation, 10 of compiling."""
 
-WORTH_COMPILING_SECOND = {"float32": 1e13, "bf16": 1e13}
-"""The same of what is differentiated twice: some three minutes of eager computation, of which a quarter to a third is
-saved, and up to a minute of compiling."""
+WORTH_COMPILING_SECOND = 1e13
+"""The same of what is differentiated twice: some three minutes of eager computation, of which up to a third is saved,
+and up to a minute of compiling."""
 
 FIRST_BATCH = 64
 
@@ -58,18 +59,6 @@ Forward = Callable[[Network, Tensor], Any]
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label: 1 where
 nothing is mixed) -> (loss, gradients by name)."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How a run computes gradients that it matches or unrolls (`Task.passes`); None leaves it to autograd."""
-
-    first_order: Pass | None = None
-    second_order: Callable | None = None
-    """A pure function of the loop's own that takes a derivative of such gradients."""
-
-
-EAGER = Passes()
 
 
 def mixed_loss(
@@ -110,10 +99,31 @@ def by_autograd(
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How a run computes gradients that it matches or unrolls (`Task.passes`); None leaves it to autograd."""
+
+    first_order: Pass | None = None
+    second_order: Callable | None = None
+    """A pure function of the loop's own that takes a derivative of such gradients."""
+
+    def gradients(
+        self, network: Network, parameters: dict[str, Tensor], images_NCHW: Tensor, labels_N: Tensor
+    ) -> dict[str, Tensor]:
+        """Of the cross-entropy of a batch in the parameters, by name, without a graph."""
+        first_order = self.first_order or partial(by_autograd, network, half=False)
+        partners_N = labels_N.clone()  # one tensor twice would be compiled as another version
+        _, gradients = first_order(parameters, images_NCHW, labels_N, partners_N, images_NCHW.new_ones(()))
+        return {name: gradients[name] for name in parameters}
+
+
+EAGER = Passes()
+
+
 def is_compiled(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> bool:
     """Whether a training that shows `images` images in all has its pass compiled on this runtime."""
-    flops = TRAINED_COST * images * flops_per_image(network, image_shape)
-    return _pays(flops, WORTH_COMPILING.get(runtime.precision), runtime)
+    worth = WORTH_COMPILING.get(runtime.precision, math.inf)
+    return _pays(TRAINED_COST * images * flops_per_image(network, image_shape), worth, runtime)
 
 
 def first_order_pass(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> Pass:
@@ -121,9 +131,10 @@ def first_order_pass(network: Network, image_shape: tuple[int, int, int], images
     half, eager = runtime.precision == "bf16", partial(by_autograd, network, half=eagerly_half(runtime))
     if not is_compiled(network, image_shape, images, runtime):
         return eager
-    fast = _Compiled(loss_and_gradients, eager, network, half=half)
+    whole, kind = partial(_compile(loss_and_gradients), network, half=half), (type(network), image_shape, half)
+    fast = _Compiled(whole, eager, kind)
     fast(*_any_batch(network, image_shape))
-    return eager if fast.kind in _refused else partial(_by_size, fast, eager, SMALLEST_BATCH[runtime.precision])
+    return eager if kind in _refused else partial(_by_size, fast, eager, SMALLEST_BATCH[runtime.precision])
 
 
 def forward_pass(
@@ -132,10 +143,10 @@ def forward_pass(
     """`function` of one network without a graph, as a run that shows it `images` images should call it: compiled, and
     in half precision where the runtime has that and it pays. Its results are of the images' type."""
     half, eager = runtime.precision == "bf16", partial(without_graph, function, network, half=eagerly_half(runtime))
-    flops = float(images * flops_per_image(network, image_shape))
-    if not _pays(flops, WORTH_COMPILING_FORWARD.get(runtime.precision), runtime):
+    if not _pays(images * flops_per_image(network, image_shape), WORTH_COMPILING_FORWARD, runtime):
         return eager
-    return _Compiled(without_graph, eager, function, network, half=half)
+    whole = partial(_compile(without_graph), function, network, half=half)
+    return _Compiled(whole, eager, (type(network), image_shape, half, function))
 
 
 def second_order_pass(
@@ -143,10 +154,10 @@ def second_order_pass(
 ) -> Callable | None:
     """`function(network, ...)`, pure and with a derivative of a derivative inside, compiled whole in float32 for every
     shape it meets; None where a run that shows it `images` images is too short for that, or nothing is compiled."""
-    flops = MATCHED_COST * images * flops_per_image(network, image_shape)
-    if not _pays(flops, WORTH_COMPILING_SECOND.get(runtime.precision), runtime):
+    if not _pays(MATCHED_COST * images * flops_per_image(network, image_shape), WORTH_COMPILING_SECOND, runtime):
         return None
-    return _Compiled(function, partial(function, network), network)
+    eager, whole = partial(function, network), partial(_compile(function), network)
+    return _Compiled(whole, eager, (type(network), image_shape, function))
 
 
 def without_graph(function: Forward, network: Network, images_NCHW: Tensor, half: bool) -> Any:
@@ -160,8 +171,8 @@ def eagerly_half(runtime: Runtime) -> bool:
     return runtime.precision == "bf16" and runtime.device.type == "cuda"
 
 
-def _pays(flops: float, worth: float | None, runtime: Runtime) -> bool:
-    return worth is not None and runtime.device.type == "cpu" and flops >= worth and has_compiler()
+def _pays(flops: float, worth: float, runtime: Runtime) -> bool:
+    return runtime.device.type == "cpu" and runtime.precision != "reference" and flops >= worth and has_compiler()
 
 
 def _by_size(
@@ -170,37 +181,36 @@ def _by_size(
     return (fast if len(images_NCHW) >= smallest else eager)(parameters, images_NCHW, *batch)
 
 
+@dataclass(frozen=True)
 class _Compiled:
-    """`function(*first, *rest, **options)` as a function of `rest`: compiled, or `eager` where torch stumbles over it,
-    which is said once."""
+    """`whole`, which torch compiles at its first call, or `eager` where it stumbles over that, which is said once."""
 
-    def __init__(self, function: Callable, eager: Callable, *first: Any, **options: Any) -> None:
-        self.whole, self.eager = partial(_compile(function), *first, **options), eager
-        network = next(value for value in first if isinstance(value, Network))
-        shapes = tuple(parameter.shape for parameter in network.parameters())
-        self.kind = (function, type(network), shapes, *options.values())
+    whole: Callable
+    eager: Callable
+    kind: tuple
+    """What is compiled: a kind of network first."""
 
-    def __call__(self, *rest: Any) -> Any:
+    def __call__(self, *args: Any) -> Any:
         if self.kind in _refused:
-            return self.eager(*rest)
+            return self.eager(*args)
         try:
-            return self.whole(*rest)
-        except Exception as error:  # the compiler has bugs of its own; an error of ours the eager one raises again
+            return self.whole(*args)
+        except Exception as error:  # the compiler has bugs of its own
+            found = self.eager(*args)  # raises again what is no bug of the compiler
             _refused.add(self.kind)
-            notice = f"torch cannot compile {self.kind[1].__name__} ({type(error).__name__}); it runs uncompiled"
+            notice = f"torch cannot compile {self.kind[0].__name__} ({type(error).__name__}); it runs uncompiled"
             warnings.warn(notice, stacklevel=2)
-            return self.eager(*rest)
+            return found
 
 
 def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any, ...]:
     """Arguments of a training pass by which it is compiled for batches of any size, all of them alike: what is
     generated may depend on the first batch that is seen, which after a resume is another one."""
     images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
-    partners_N = labels_N.clone()  # one tensor twice is another version
+    partners_N = labels_N.clone()
     for batch in (images_NCHW, labels_N, partners_N):
         torch._dynamo.maybe_mark_dynamic(batch, 0)
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
-    return parameters, images_NCHW, labels_N, partners_N, torch.ones(())
+    return detached(network), images_NCHW, labels_N, partners_N, torch.ones(())
 
 
 @cache

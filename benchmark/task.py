@@ -23,7 +23,6 @@ from benchmark.compiled import (
     Passes,
     first_order_pass,
     forward_pass,
-    is_compiled,
     second_order_pass,
 )
 from benchmark.containers import Container
@@ -113,9 +112,8 @@ class Task:
         `function` with its derivative of them (see `second_order_pass`): both in float32."""
         half, shape = self.runtime.precision == "bf16", self.spec.image_shape
         exact = replace(self.runtime, precision="float32") if half else self.runtime
-        first_order = network, shape, trained, exact
         return Passes(
-            first_order_pass(*first_order) if is_compiled(*first_order) else None,
+            first_order_pass(network, shape, trained, exact),
             second_order_pass(function, network, shape, matched, exact),
         )
 

@@ -19,7 +19,7 @@ from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
 from benchmark.compiled import Pass, eagerly_half, first_order_pass, is_compiled, loss_and_gradients
 from benchmark.data import Split
-from benchmark.networks import Network
+from benchmark.networks import Network, detached
 from benchmark.recipes import Recipe
 from benchmark.runtime import Runtime
 
@@ -227,11 +227,6 @@ def train_epochs(
                 images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
             _, gradients = first_order(parameters, images, labels_N[indices], labels_N[indices], whole)
             torch._foreach_add_(list(parameters.values()), [gradients[name] for name in parameters], alpha=-lr)
-
-
-def detached(network: Network) -> dict[str, Tensor]:
-    """A network's own parameters by name, outside any graph: what is written to them moves the network."""
-    return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
 
 def train_mixed(

@@ -98,12 +98,8 @@ class Unroll:
             self._lr.grad = lr_gradient if self._lr.grad is None else self._lr.grad + lr_gradient
 
     def _gradient(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        if self.passes.first_order is None:
-            leaf = weights.detach().requires_grad_()
-            return torch.autograd.grad(self._loss(leaf, images, labels), leaf)[0]
-        parameters = unflatten(weights, self.network)
-        _, gradients = self.passes.first_order(parameters, images, labels, labels.clone(), images.new_ones(()))
-        return flatten({name: gradients[name] for name in parameters})
+        """Of a step, [P]."""
+        return flatten(self.passes.gradients(self.network, unflatten(weights, self.network), images, labels))
 
     def _loss(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -116,10 +112,9 @@ class Unroll:
             images, labels = self.batch(step)
         # Cut at the images: the network's graph is gone before the decoder's is walked.
         if self.passes.second_order and images.requires_grad and self.through_weights:
-            with torch.no_grad():
-                found = self.passes.second_order(weights, images.detach(), labels, cotangent)
-            images.backward(found[1])
-            return found[0]
+            to_weights, to_images = self.passes.second_order(weights, images.detach(), labels, cotangent)
+            images.backward(to_images)
+            return to_weights
         seen, leaf = images.detach().requires_grad_(images.requires_grad), weights.requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss(leaf, seen, labels), leaf, create_graph=True)
         if not images.requires_grad:

@@ -221,7 +221,9 @@ def guesses(network: Network, images_NCHW: Tensor) -> Tensor:
 def query(answer: Answer, task: Task, per_class: int) -> list[float]:
     """Accuracy of a network's `guesses` on a random batch of real images of each class."""
     batch_KNCHW = task.real_batch(per_class)
-    found = [answer(images) for images in batch_KNCHW.flatten(0, 1).split(SCORING_BATCH)]
+    # Whole classes at a time: what is compiled for a size then serves nearly all of them.
+    parts = batch_KNCHW.split(max(1, SCORING_BATCH // batch_KNCHW.shape[1]))
+    found = [answer(part.flatten(0, 1)) for part in parts]
     guesses_KN = torch.cat(found).unflatten(0, batch_KNCHW.shape[:2])
     right_K = (guesses_KN == torch.arange(task.classes, device=task.device)[:, None]).double().mean(1)
     return right_K.tolist()

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.networks.alexnet import AlexNet
-from benchmark.networks.base import ImageShape, Network
+from benchmark.networks.base import ImageShape, Network, detached
 from benchmark.networks.convnet import ConvNet, matching_depth
 from benchmark.networks.densenet import DenseNet121
 from benchmark.networks.initialise import initialise_
@@ -25,6 +25,7 @@ __all__ = [
     "build",
     "build_matching",
     "describe",
+    "detached",
     "flops_per_image",
     "initialise_",
 ]

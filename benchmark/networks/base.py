@@ -27,6 +27,11 @@ class Network(nn.Module):
         return self.classifier(self.features(images_NCHW))
 
 
+def detached(network: nn.Module) -> dict[str, Tensor]:
+    """A network's own parameters by name, outside any graph: what is written to them moves the network."""
+    return {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+
 def instance_norm(channels: int) -> nn.GroupNorm:
     """Affine norm with one group per channel."""
     return nn.GroupNorm(channels, channels)

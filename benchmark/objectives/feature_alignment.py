@@ -90,7 +90,7 @@ def class_means(network: ConvNet, images_KMCHW: Tensor) -> list[Tensor]:
     """The class means of every stage [K, ...], with a graph to the images."""
 
     def means(part: Tensor) -> tuple[Tensor, ...]:
-        return tuple(s.unflatten(0, part.shape[:2]).mean(1) for s in network.stages(part.flatten(0, 1)))
+        return means_and_pooled(network, part)[:-1]
 
     parts = images_KMCHW.split(at_once(images_KMCHW))
     if len(parts) == 1:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from benchmark.compiled import EAGER, Passes
-from benchmark.networks import Network
+from benchmark.networks import Network, detached
 from benchmark.objectives import real_parts, with_gradient
 
 Distance = Literal["dc", "mse", "cos", "l1"]
@@ -91,13 +91,9 @@ class GradientMatching:
 
     def _gradient(self, network: Network, images_NCHW: Tensor, label: Tensor) -> Sequence[Tensor]:
         """Of the matched parameters, without a graph."""
-        matched = self._parameters(network)
-        if self.passes.first_order is None:
-            return torch.autograd.grad(self._loss(network, images_NCHW, label), tuple(matched.values()))
-        parameters = {name: p.detach() for name, p in network.named_parameters()}
-        labels, partners = (label.repeat(len(images_NCHW)) for _ in range(2))
-        _, gradients = self.passes.first_order(parameters, images_NCHW, labels, partners, images_NCHW.new_ones(()))
-        return [gradients[name] for name in matched]
+        labels = label.repeat(len(images_NCHW))
+        gradients = self.passes.gradients(network, detached(network), images_NCHW, labels)
+        return [gradients[name] for name in self._parameters(network)]
 
     def _distance(
         self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor]
@@ -107,9 +103,8 @@ class GradientMatching:
         if self.passes.second_order is None:
             loss = self._loss(network, images_MCHW, label)
             return self.distance(real, torch.autograd.grad(loss, tuple(matched.values()), create_graph=True))
-        parameters = {name: p.detach() for name, p in network.named_parameters()}
         labels, targets = label.repeat(len(images_MCHW)), dict(zip(matched, real, strict=True))
-        found = self.passes.second_order(self.distance, parameters, images_MCHW.detach(), labels, targets)
+        found = self.passes.second_order(self.distance, detached(network), images_MCHW.detach(), labels, targets)
         return with_gradient(*found, images_MCHW)
 
     def _parameters(self, network: Network) -> dict[str, Tensor]:
@@ -123,7 +118,7 @@ class GradientMatching:
     def _all_at_once(
         self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor
     ) -> Tensor:
-        fixed = {name: p.detach() for name, p in network.named_parameters()}
+        fixed = detached(network)
         parameters = {name: fixed[name] for name in self._parameters(network)}
 
         def loss(parameters: dict[str, Tensor], images_NCHW: Tensor, label: Tensor) -> Tensor:

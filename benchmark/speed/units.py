@@ -25,7 +25,7 @@ from benchmark.estimate import work_flops
 from benchmark.evaluation import evaluate
 from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
 from benchmark.method import Schedule
-from benchmark.networks import Network, flops_per_image
+from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
@@ -197,7 +197,8 @@ def _training(
         for _ in range(steps):
             plain.step(next(count))
 
-    flops = 3.0 * steps * len(seeds) * min(recipe.batch, len(images)) * flops_per_image(network, spec.image_shape)
+    shown = steps * len(seeds) * min(recipe.batch, len(images))
+    flops = TRAINED_COST * shown * flops_per_image(network, spec.image_shape)
     return Unit(name, ipc, title, phase, steps, flops, product, once)
 
 

@@ -72,7 +72,7 @@ def compiler(forgotten, monkeypatch, folder):
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bf16", 0.2)])
 def test_agrees_with_the_eager_pass_for_any_batch(precision, tolerance, compiler, generator):
     net = network()
-    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    parameters = networks.detached(net)
     fast = first_order_pass(net, SHAPE, 1, Runtime(CPU, precision))
     assert fast.func is not by_autograd
     versions = counters["stats"]["unique_graphs"]
@@ -169,7 +169,7 @@ def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeyp
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 0.03)])
 def test_features_without_a_graph_agree_with_eager_ones(precision, tolerance, compiler, monkeypatch, generator):
-    monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", {"float32": 0.0, "bf16": 0.0})
+    monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", 0.0)
     net, images = network(), torch.randn(2, 9, *SHAPE, generator=generator)
     fast = forward_pass(mean_embedding, net, SHAPE, 1, Runtime(CPU, precision))
     for _ in range(2):  # other weights, the same version
@@ -186,9 +186,24 @@ def test_features_without_a_graph_agree_with_eager_ones(precision, tolerance, co
 def test_a_cell_too_short_for_compiling_gets_no_second_order_pass(monkeypatch):
     monkeypatch.setattr(compiled, "has_compiler", lambda: True)
     flops = networks.MATCHED_COST * networks.flops_per_image(network(), SHAPE)
-    enough = round(compiled.WORTH_COMPILING_SECOND["float32"] / flops) + 1
+    enough = round(compiled.WORTH_COMPILING_SECOND / flops) + 1
     arguments = adjoint_of_gradient, network(), SHAPE
     assert second_order_pass(*arguments, enough, EAGER) is not None
     assert second_order_pass(*arguments, enough - 2, EAGER) is None
     assert second_order_pass(*arguments, enough, Runtime(CPU, "reference")) is None
     assert second_order_pass(*arguments, enough, Runtime(torch.device("meta"))) is None
+
+
+def test_an_error_of_the_computation_is_not_blamed_on_the_compiler(monkeypatch):
+    """What one cell asks too much of is compiled for the next one all the same."""
+
+    def too_much(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    monkeypatch.setattr(compiled, "_compile", lambda function: too_much)
+    monkeypatch.setattr(compiled, "WORTH_COMPILING_SECOND", 0.0)
+    found = second_order_pass(too_much, network(), SHAPE, 1, EAGER)
+    with pytest.raises(MemoryError):
+        found(torch.zeros(1, *SHAPE))
+    assert not compiled._refused

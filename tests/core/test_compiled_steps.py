@@ -1,5 +1,6 @@
 """Steps whose gradients are matched or unrolled: the pure functions that are compiled, alone and in whole runs."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ SETTINGS = {
 }
 
 
-def first_order(network, parameters, images, labels, partners, kept):
-    return compiled.loss_and_gradients(network, parameters, images, labels, partners, kept, half=False)
+def pure(network, second_order):
+    """The passes as they are compiled, uncompiled."""
+    return Passes(partial(compiled.loss_and_gradients, network, half=False), partial(second_order, network))
 
 
 @pytest.mark.parametrize("matched", ["all", "conv"])
@@ -38,9 +40,7 @@ def test_matching_as_pure_functions_is_matching_by_autograd(golden, golden_convn
     vectors = golden("gradient_matching_dc")
     network = golden_convnet(vectors).double()
     real, synthetic = vectors["real"].double(), vectors["syn"].double()
-    passes = Passes(
-        lambda *args: first_order(network, *args), lambda *args: distance_and_gradient(network, *args)
-    )
+    passes = pure(network, distance_and_gradient)
     eager = value_and_grad(GradientMatching(distance, matched=matched), network, real, synthetic)
     whole = value_and_grad(GradientMatching(distance, matched=matched, passes=passes), network, real, synthetic)
     for actual, expected in zip(whole, eager, strict=True):
@@ -50,9 +50,7 @@ def test_matching_as_pure_functions_is_matching_by_autograd(golden, golden_convn
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_unroll_by_pure_functions_is_the_unroll_by_autograd(generator, momentum):
     problem = Problem(generator)
-    passes = Passes(
-        lambda *args: first_order(problem.network, *args), lambda *args: adjoint_of_gradient(problem.network, *args)
-    )
+    passes = pure(problem.network, adjoint_of_gradient)
     loss, gradients = problem.by_unroll(momentum)
     other_loss, other_gradients = problem.by_unroll(momentum, passes=passes)
     torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=0)
@@ -92,12 +90,11 @@ def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path
     monkeypatch.setattr(
         compiled._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1]
     )
-    kinds = ["WORTH_COMPILING_SECOND"]
-    if name != "mtt":  # its experts are trainings, in which rounding grows from step to step
-        kinds += ["WORTH_COMPILING", "WORTH_COMPILING_FORWARD"]
     for worth in (float("inf"), 0.0):
-        for kind in kinds:
-            monkeypatch.setattr(compiled, kind, {"float32": worth})
+        monkeypatch.setattr(compiled, "WORTH_COMPILING_SECOND", worth)
+        monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", worth)
+        if name != "mtt":  # its experts are trainings, in which rounding grows from step to step
+            monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": worth})
         results.append(condense(name, "float32"))
         assert bool(calls) == (worth == 0)
     assert not compiled._refused
