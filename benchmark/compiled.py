@@ -106,6 +106,8 @@ class Passes:
     first_order: Pass | None = None
     second_order: Callable | None = None
     """A pure function of the loop's own that takes a derivative of such gradients."""
+    half: bool = False
+    """Whether gradients that are taken of all classes at once, which neither of these does, are in bfloat16."""
 
     def gradients(
         self, network: Network, parameters: dict[str, Tensor], images_NCHW: Tensor, labels_N: Tensor

@@ -71,9 +71,9 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     precision: Precision | None = None
-    """float32; bf16: evaluation and other first-order work in bfloat16, gradients that are matched in float32; or
-    reference: the plain eager oracle, one class and one network at a time. Default: bf16 on the quick schedule where
-    the processor has instructions for it, float32 otherwise."""
+    """float32; bf16: first-order work in bfloat16, what is differentiated twice in float32; or reference: the plain
+    eager oracle, one class and one network at a time. Default: float32 on the paper schedule, bf16 on shorter ones
+    where the processor has instructions for it."""
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step: the same numbers up to rounding in
     less memory. Default: the whole batch."""
@@ -145,8 +145,8 @@ def as_arguments(key: str, value: Any) -> list[str]:
 def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
     """The grid that the options ask for. Raises UsageError for what does not exist.
 
-    fast_bf16: whether what runs it has instructions for bfloat16, which the quick schedule then uses by default. The
-    nodes of a cluster may differ in that, so there the default is always float32.
+    fast_bf16: whether what runs it has instructions for bfloat16, which a grid without the paper schedule then uses by
+    default. The nodes of a cluster may differ in that, so there the default is always float32.
     """
     try:
         for option in ("methods", "datasets", "networks", "ipc"):
@@ -193,8 +193,8 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
             overrides=overrides,
             microbatch=options.microbatch,
         )
-        quick = all(grid.schedule_of(spec).name == "quick" for spec in specs)
-        if options.precision is None and quick and fast_bf16:
+        shortened = all(grid.schedule_of(spec).name != "paper" for spec in specs)
+        if options.precision is None and shortened and fast_bf16:
             return dataclasses.replace(grid, precision="bf16")
         return grid
     except DataError:

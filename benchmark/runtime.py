@@ -56,8 +56,8 @@ class Runtime:
     """Where and how to compute.
 
     precision: `float32` is the fast path (TF32 convolutions allowed on CUDA); `bf16` the same with first-order work
-    (evaluation, experts, margins, the real features of DM and CAFE) in bfloat16, on a CPU where it is compiled, and
-    every gradient that is matched or unrolled in float32; `reference` is the plain eager oracle, one class and one
+    (evaluation, experts, margins, the real side of what is matched) in bfloat16, on a CPU where it is compiled, and
+    whatever is differentiated twice or unrolled in float32; `reference` is the plain eager oracle, one class and one
     network at a time, TF32 off, that the others are held against.
     """
 
@@ -108,12 +108,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def settle_compiler() -> None:
     """Say where torch keeps what it compiles, that it calls the compiler for as many functions at once as there are
-    cores, and that it starts no helper processes, which would outlive a killed one and are of use on GPUs alone. Torch
-    reads this once, when its compiler is first imported; a convolution on the meta device is enough.
+    cores, that it starts no helper processes, which would outlive a killed one and are of use on GPUs alone, and that a
+    compiler which can read torch's C++20 knows the vector instructions of the processor, which torch would find out in
+    10 s. Torch reads this once, when its compiler is first imported; a convolution on the meta device is enough.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(cores()))
     os.environ.setdefault("TORCH_WARM_POOL", "0")
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:

@@ -21,6 +21,7 @@ from benchmark.compiled import (
     Forward,
     Pass,
     Passes,
+    eagerly_half,
     first_order_pass,
     forward_pass,
     second_order_pass,
@@ -107,14 +108,23 @@ class Task:
         precision where the runtime has that and it pays."""
         return first_order_pass(network, self.spec.image_shape, images, self.runtime)
 
-    def passes(self, function: Callable, network: Network, trained: float, matched: float) -> Passes:
+    def passes(
+        self, function: Callable, network: Network, trained: float, matched: float, exact: bool = True
+    ) -> Passes:
         """How a run that shows a network so many images in all computes gradients that are matched or unrolled, and
-        `function` with its derivative of them (see `second_order_pass`): both in float32."""
-        half, shape = self.runtime.precision == "bf16", self.spec.image_shape
-        exact = replace(self.runtime, precision="float32") if half else self.runtime
+        `function` with its derivative of them (see `second_order_pass`).
+
+        exact: the former in float32, as the latter always, whatever the precision of the runtime. Nothing is
+        differentiated through the gradient of real images, which may go without.
+        """
+        shape, single = self.spec.image_shape, self.runtime
+        if single.precision == "bf16":
+            single = replace(single, precision="float32")
+        plain = single if exact else self.runtime
         return Passes(
-            first_order_pass(network, shape, trained, exact),
-            second_order_pass(function, network, shape, matched, exact),
+            first_order_pass(network, shape, trained, plain),
+            second_order_pass(function, network, shape, matched, single),
+            eagerly_half(plain),
         )
 
     def forward(self, function: Forward, network: Network, images: float) -> Callable[[Tensor], Any]:

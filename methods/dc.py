@@ -106,7 +106,7 @@ class DC(Method):
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
         network, work = task.network(), self.work(hyper, task.spec, task.budget)
-        passes = task.passes(distance_and_gradient, network, work.trained, work.matched)
+        passes = task.passes(distance_and_gradient, network, work.trained, work.matched, exact=False)
         objective = GradientMatching(hyper.distance, task.runtime.batched, "all", task.microbatch, passes)
         steps, trainings = hyper.iterations * hyper.outer_loop, hyper.iterations * (hyper.outer_loop - 1)
         first_order = task.first_order(network, trainings * hyper.inner_epochs * container.num_images)

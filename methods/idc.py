@@ -178,7 +178,7 @@ class IDC(Method):
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
         network, work = task.network(), self.work(hyper, task.spec, task.budget)
-        passes = task.passes(distance_and_gradient, network, work.trained, work.matched)
+        passes = task.passes(distance_and_gradient, network, work.trained, work.matched, exact=False)
         objective = GradientMatching(hyper.metric, task.runtime.batched, "conv", task.microbatch, passes)
         pool = TrainingSet.real(task.train)
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)

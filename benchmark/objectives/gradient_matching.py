@@ -126,10 +126,11 @@ class GradientMatching:
             return F.cross_entropy(logits, label.expand(len(images_NCHW)))
 
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))
-        real = weighted_sum(
-            ([g.detach() for g in gradients(parameters, part, classes_K).values()], share)
-            for part, share in real_parts(real_KNCHW, self.microbatch, 1)
-        )
+        with torch.autocast(real_KNCHW.device.type, torch.bfloat16, enabled=self.passes.half):
+            real = weighted_sum(
+                ([g.detach() for g in gradients(parameters, part, classes_K).values()], share)
+                for part, share in real_parts(real_KNCHW, self.microbatch, 1)
+            )
         synthetic = gradients(parameters, synthetic_KMCHW, classes_K)
         return vmap(self.distance)(tuple(real), tuple(synthetic.values())).sum()
 

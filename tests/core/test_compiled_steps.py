@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import compiled, data, registry
+from benchmark import compiled, data, networks, registry
 from benchmark.budget import Budget
 from benchmark.compiled import Passes, has_compiler
 from benchmark.method import Schedule
@@ -57,6 +57,30 @@ def test_the_unroll_by_pure_functions_is_the_unroll_by_autograd(generator, momen
     torch.testing.assert_close(other_gradients, gradients, rtol=1e-9, atol=1e-12)
 
 
+def test_of_a_real_side_in_half_precision_nothing_else_is(golden, golden_convnet):
+    """METHODS' bound on what bfloat16 does to a matched gradient: a few per cent of the pixels' gradient."""
+    vectors = golden("gradient_matching_dc")
+    network, batches = golden_convnet(vectors), (vectors["real"], vectors["syn"])
+    half = Passes(partial(compiled.loss_and_gradients, network, half=True), half=True)
+    true_loss, true_gradient = value_and_grad(GradientMatching(), network, *batches)
+    for batched in (False, True):
+        loss, gradient = value_and_grad(GradientMatching(batched=batched, passes=half), network, *batches, chunk=4)
+        assert 1e-6 < abs(loss / true_loss - 1) < 0.02
+        assert 1e-4 < (gradient - true_gradient).norm() / true_gradient.norm() < 0.1
+
+
+def test_only_what_nothing_is_differentiated_through_may_be_half(generator):
+    digits = data.load("digits", Path())
+    budget = Budget(1, digits.spec.classes, digits.spec.image_shape)
+    where = Runtime(torch.device("cuda"), "bf16")  # there it is used without a compiler as well
+    task = Task(digits.spec, digits.train, budget, where, generator)
+    network = networks.build_matching(digits.spec.image_shape, digits.spec.classes)
+    for exact in (True, False):
+        passes = task.passes(adjoint_of_gradient, network, 1, 1, exact=exact)
+        assert passes.half == passes.first_order.keywords["half"] == (not exact)
+    assert not task.passes(adjoint_of_gradient, network, 1, 1).half
+
+
 class Losses(Run):
     """A run that remembers what was logged."""
 
@@ -80,7 +104,11 @@ def condense(name, precision):
     return torch.tensor(run.losses[-STEPS:]), container.decode_classes().detach()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+CASES = [pytest.param(name, marks=pytest.mark.long if name == "dsa" else ()) for name in SETTINGS]
+"""DSA compiles what IDC does, for another shape: a minute that `make test` leaves to `make test-long`."""
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     if not has_compiler():
