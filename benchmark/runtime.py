@@ -86,16 +86,28 @@ class Runtime:
         under Linux, None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / MIB
-        with contextlib.suppress(OSError):
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-            return int(found[1]) / 1024 if found else None
-        return None
+        return _read_mib("/proc/self/status", "VmHWM")
+
+    def free_memory_mib(self) -> float | None:
+        """Memory that can be taken without pushing anything out, in MiB: of the device on CUDA, of the machine on a CPU
+        under Linux, None where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0] / MIB
+        return _read_mib("/proc/meminfo", "MemAvailable")
 
     def describe(self) -> str:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         threads = torch.get_num_threads()
         return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
+
+
+def _read_mib(path: str, entry: str) -> float | None:
+    """An entry of one of Linux's lists of memory, None elsewhere."""
+    with contextlib.suppress(OSError):
+        found = re.search(rf"{entry}:\s+(\d+) kB", Path(path).read_text())
+        return int(found[1]) / 1024 if found else None
+    return None
 
 
 def has_fast_bf16(device: torch.device) -> bool:

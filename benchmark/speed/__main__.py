@@ -57,8 +57,9 @@ class Options:
     repetitions: int | None = None
     """Timed repetitions behind the warm-up; their median counts. Default: 5, with --quick 2."""
     inner_steps: int | None = None
-    """Of MTT, HaBa and LinBa. Default: 10, 10 and 20, with --quick 4: the plain reference keeps a graph of all of them
-    (on CIFAR-10 about 3 GB for 10 steps of 100 images)."""
+    """Of MTT, HaBa and LinBa. Default: 10, 10 and 20, with --quick 4. The plain reference keeps a graph of all of them
+    (on CIFAR-10 about 3 GB for 10 steps of 100 images), so fewer are taken where memory is short; the table says how
+    many."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Fewer units and repetitions."""
     device: str = "auto"

@@ -24,12 +24,12 @@ from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
 from benchmark.evaluation import evaluate
 from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
-from benchmark.method import Schedule
+from benchmark.method import Method, Schedule, Work
 from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
-from benchmark.runtime import Runtime, derive_seed
+from benchmark.runtime import MIB, Runtime, derive_seed
 from benchmark.speed.plain import matching, training, unrolled
 from benchmark.speed.plain.network import Step
 from benchmark.task import Task
@@ -47,6 +47,13 @@ STUDENT_IMAGES = 256
 """Real images that the one expert of a student's path is trained on: one step."""
 
 EVALUATION_STEPS = 2
+
+GRAPH_BYTES = 4500
+"""What the plain reference of an unroll keeps for each pixel of an image that a network sees in it (at 32x32 4,300 by
+MTT, 4,100 by LinBa)."""
+
+GRAPH_SHARE = 0.7
+"""Of the free memory, that it may take."""
 
 
 class Unavailable(CellError):
@@ -152,28 +159,42 @@ def _method(
         cls, overrides = registry.get(name), dict(settings)
         if inner and bench.inner_steps:
             overrides[inner] = bench.inner_steps
-        method = cls(cls.hyper_parameters(bench.spec, ipc, Schedule.parse("paper"), overrides))
+        hyper = cls.hyper_parameters(bench.spec, ipc, Schedule.parse("paper"), overrides)
+        if inner:
+            hyper = _with_room(cls, hyper, inner, bench.task(name, ipc))
+        method = cls(hyper)
 
         def begin() -> tuple[Any, Any, Task]:
             task = bench.task(name, ipc)
             container = method.start(task, Run())
             return container, method.optimiser(container), with_few(task, images)
 
-        title = f"{cls.title} outer step of {getattr(method.hyper, inner)}" if inner else f"{cls.title} step"
+        title = f"{cls.title} outer step of {getattr(hyper, inner)}" if inner else f"{cls.title} step"
+        flops = work_flops(_step(cls, hyper, bench.task(name, ipc)), bench.spec)
         return Unit(
-            name, ipc, title, "condense", 1, _step_flops(cls, method.hyper, bench.task(name, ipc)),
+            name, ipc, title, "condense", 1, flops,
             product=lambda run: method.move(*begin(), run), plain=plain(method, *begin()),
         )  # fmt: skip
 
     return build
 
 
-def _step_flops(method: Any, hyper: Any, task: Task) -> float:
-    """Of one step of the loop, without the experts that it needs, on the real images that there are."""
+def _step(method: type[Method], hyper: Any, task: Task) -> Work:
+    """One step of the loop, without the experts that it needs, on the real images that there are."""
     largest = max(map(len, task.train.class_indices))
     once = {name: 0 if name == "experts" else 1 for name in method.scaled}
     once |= {name: min(getattr(hyper, name), largest) for name in ("batch_real", "query") if hasattr(hyper, name)}
-    return work_flops(method.work(replace(hyper, **once), task.spec, task.budget), task.spec)
+    return method.work(replace(hyper, **once), task.spec, task.budget)
+
+
+def _with_room(method: type[Method], hyper: Any, inner: str, task: Task) -> Any:
+    """With fewer inner steps where the free memory does not hold the graphs of all of them at once."""
+    free, steps = task.runtime.free_memory_mib(), getattr(hyper, inner)
+    pixels = task.spec.height * task.spec.width
+    graph = _step(method, hyper, task).matched * pixels * GRAPH_BYTES / MIB
+    if free is None or graph <= GRAPH_SHARE * free:
+        return hyper
+    return replace(hyper, **{inner: max(1, int(steps * GRAPH_SHARE * free / graph))})
 
 
 def _training(

@@ -1,5 +1,6 @@
 """How a unit is timed: in turns, through the run, and what is noted beside the time."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -75,3 +76,10 @@ def test_the_default_allocator_gives_large_tensors_back_to_the_system():
         del tensor
         assert resident() - kept < 32
     assert resident() - kept > -32
+
+
+def test_free_memory_is_that_of_the_machine():
+    free = Runtime(torch.device("cpu")).free_memory_mib()
+    if free is None:
+        pytest.skip("this system does not tell")
+    assert 1 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB

@@ -12,6 +12,7 @@ import torch
 from benchmark import augment, data, registry
 from benchmark.augment import diffaug, dsa
 from benchmark.data import Dataset
+from benchmark.runtime import Runtime
 from benchmark.speed import units
 from benchmark.speed.measure import Sampled
 from benchmark.speed.plain import training
@@ -71,6 +72,16 @@ def test_a_method_moves_its_container_alike(name, runtime, tmp_path, monkeypatch
     for p, q, before, again in zip(plain.parameters(), product.parameters(), first, same, strict=True):
         assert torch.equal(before, again)
         assert (p - q).norm() <= TOLERANCE * (p - before).norm()
+
+
+@pytest.mark.parametrize(("name", "some"), [("mtt", 8), ("linba", 200)])
+def test_an_unroll_has_no_more_inner_steps_than_memory_has_room_for(name, some, tmp_path, monkeypatch):
+    """LinBa's plain graph of 20 steps takes 27 GB on CIFAR-10's shapes: the system would kill the process."""
+    many = dataclasses.replace(bench(tmp_path, LOOP), inner_steps=20)
+    for free, possible in ((None, {20}), (1e6, {20}), (some, range(2, 20)), (0.1, {1})):
+        monkeypatch.setattr(Runtime, "free_memory_mib", lambda _, free=free: free)
+        title = units.build(name, 2, many).title
+        assert int(title.rpartition(" ")[2]) in possible
 
 
 @float64()
