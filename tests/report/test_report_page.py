@@ -79,7 +79,7 @@ def filled(new_folder):
 def test_page_is_valid_and_asks_for_nothing_outside(filled):
     checker = check(filled / "index.html")
     text = " ".join(checker.words)
-    for word in ("CIFAR-10", "DM", "failed: budget too small", "needs 40 floats", "CPU 2 threads", "2.15.0"):
+    for word in ("CIFAR-10", "DM", "failed: budget too small", "needs 40 floats", "CPU 2 threads", "float32", "2.15.0"):
         assert word in text
     assert {"accuracy", "cost", "plots", "images", "failures", "read", "sources"} <= set(checker.ids)
     assert "script" not in checker.tags
