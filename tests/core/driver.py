@@ -1,7 +1,7 @@
 """`bench.py` in one process, saving after every step, with short evaluations, for tests that kill it.
 
-Run as `python -m tests.core.driver ARGUMENTS`. What is computed does not depend on how often it is saved. There is no
-report unless $REPORT is set. $KILL is `PLACE COUNT SECONDS`: the process kills itself that many seconds after it was
+`main()` takes its arguments from the command line. What is computed does not depend on how often it is saved. There is
+no report unless $REPORT is set. $KILL is `PLACE COUNT SECONDS`: the process kills itself that many seconds after it was
 COUNT times at a place: loading, experts, steps, pruning, evaluation, writing, report.
 """
 
@@ -57,6 +57,3 @@ def main() -> int:
     worker.Run = saving_often
     return cli.main([*sys.argv[1:], "--workers", "1"])  # others would not know these changes
 
-
-if __name__ == "__main__":
-    sys.exit(main())

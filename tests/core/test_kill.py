@@ -30,7 +30,9 @@ def start(folder: Path, *arguments: str, cache: Path | None = None) -> subproces
     environment = os.environ | {
         "CONDENSE_CACHE": str(cache or folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.core.driver", *arguments, "--results-dir", str(folder / "results")]
+    # Not by -m: such a process dies of the signal even where main() turned its KeyboardInterrupt into an exit status.
+    run = "from tests.core.driver import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", run, *arguments, "--results-dir", str(folder / "results")]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
