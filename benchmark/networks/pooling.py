@@ -42,7 +42,10 @@ def pooling_matrix(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     return torch.kron(down, right).to(dtype)
 
 
-kept_matrix = cache(pooling_matrix)
+@cache
+def kept_matrix(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """The same, made once: without the wrapper that it gets inside one of torch.func's transforms, which ends first."""
+    return torch.func.debug_unwrap(pooling_matrix(rows, columns, dtype), recurse=True)
 
 
 class _Halve(torch.autograd.Function):

@@ -28,3 +28,11 @@ def test_vmap_and_func_grad(side, generator, monkeypatch):
     maps = torch.randn(4, 2, 3, side, side, generator=generator)
     gradient = torch.func.grad(lambda m: (average_pool(m) ** 2).sum())
     torch.testing.assert_close(torch.func.vmap(gradient)(maps), torch.stack([gradient(m) for m in maps]))
+
+
+def test_first_used_inside_transforms_it_can_be_used_again(generator):
+    pooling.kept_matrix.cache_clear()
+    maps = torch.randn(2, 3, 6, 6, generator=generator)
+    gradient = torch.func.grad(lambda m: (average_pool(m) ** 2).sum())
+    second = torch.func.grad(lambda m: gradient(m).square().sum())
+    torch.testing.assert_close(second(maps), second(maps))
