@@ -62,7 +62,7 @@ class HMNHyper(LoopHyper):
     split: Literal["holdout", "pilot"] = "holdout"
     """`holdout`: nothing but the choice of beta sees the held-out tenth. `pilot`: so in a pilot run that finds beta;
     the set itself is then condensed, and pruned at that beta, with the whole training set."""
-    warm_start: int = 300
+    warm_start: int = 1500
     """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
     """Of the warm start, falling to zero along a cosine."""
