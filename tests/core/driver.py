@@ -56,4 +56,3 @@ def main() -> int:
 
     worker.Run = saving_often
     return cli.main([*sys.argv[1:], "--workers", "1"])  # others would not know these changes
-
