@@ -91,8 +91,9 @@ def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) 
 def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     """Floating-point operations of condensing a cell, by counting images."""
     name, values = job.cell.loop
-    mover = registry.get(name)
-    return work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
+    method, mover = registry.get(job.cell.method), registry.get(name)
+    starting = method.starting(method.Hyper(**job.cell.hyper), spec, budget)
+    return starting + work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
 
 
 def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:

@@ -182,6 +182,12 @@ class Method:
         return Work()
 
     @classmethod
+    def starting(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> float:
+        """What comes before the loop, whichever method's that is, in floating-point operations at the speed of a
+        network's convolutions, for the plan's estimate."""
+        return 0.0
+
+    @classmethod
     def native_recipe(cls, hyper: Any, spec: DatasetSpec, ipc: int) -> Recipe:
         """The authors' own evaluation; the unified recipe where there is none."""
         return unified(ipc)

@@ -12,10 +12,15 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.containers import Container
 from benchmark.run import Run
 from benchmark.task import Task
+
+FITTING_COST = 15.0
+"""Of fitting, in forward passes of the container: forward and backward, and layers of a few channels run at about a
+fifth of the speed of a network's (HMN's, on a CPU)."""
 
 
 def fit_images(
@@ -34,8 +39,7 @@ def fit_images(
     learning rate of the fresh `optimiser` falls to zero along a cosine.
     """
     targets_KG = task.start_indices(container.per_class)
-    shown = min(container.per_class, at_most)
-    steps = steps_per_image * math.ceil(container.per_class / shown)
+    steps, shown = _lengths(container, steps_per_image, at_most)
     rates = [group["lr"] for group in optimiser.param_groups]
     for step in run.loop("warm start", steps, container=container, optimiser=optimiser):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -48,3 +52,20 @@ def fit_images(
         loss.backward()
         optimiser.step()
         run.log(pixel_error=loss)
+
+
+def fitting_flops(container: Container, steps_per_image: int, at_most: int) -> float:
+    """What `fit_images` will take, in floating-point operations at the speed of a network's convolutions.
+
+    container: of the same layout, on the meta device, so that nothing is computed.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        container.images()
+    steps, shown = _lengths(container, steps_per_image, at_most)
+    return FITTING_COST * steps * shown / container.per_class * counter.get_total_flops()
+
+
+def _lengths(container: Container, steps_per_image: int, at_most: int) -> tuple[int, int]:
+    """(steps in all, images of every class in each)."""
+    shown = min(container.per_class, at_most)
+    return steps_per_image * math.ceil(container.per_class / shown), shown

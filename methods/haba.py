@@ -38,7 +38,7 @@ from benchmark.objectives.supervised_contrastive import supervised_contrastive
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import SYNTHETIC_AT_MOST, Task
-from benchmark.warm_start import fit_images
+from benchmark.warm_start import fit_images, fitting_flops
 from methods.mtt import MTT, Companion, Decode, MTTHyper, row
 
 
@@ -107,6 +107,12 @@ class HaBa(MTT):
         seen, pairs = hyper.iterations * hyper.syn_steps * batch, hyper.iterations * 2 * batch
         experts = expert_work(spec, hyper.experts, hyper.expert_length)
         return Work(trained=seen + 2 * pairs + experts, matched=seen)
+
+    @classmethod
+    def starting(cls, hyper: HaBaHyper, spec: DatasetSpec, budget: Budget) -> float:
+        with torch.device("meta"):
+            container = Hallucinated.of(cls.layout(hyper, budget), hyper.activation)
+        return fitting_flops(container, hyper.warm_start, SYNTHETIC_AT_MOST)
 
     @classmethod
     def native_recipe(cls, hyper: HaBaHyper, spec: DatasetSpec, ipc: int) -> Recipe:

@@ -36,7 +36,7 @@ from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measur
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
-from benchmark.warm_start import fit_images
+from benchmark.warm_start import fit_images, fitting_flops
 from methods.idc import IDC, LoopHyper
 
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
@@ -162,14 +162,25 @@ class HMN(IDC):
     @classmethod
     def work(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
         final, start = cls.sizes(hyper, spec, budget)
-        passes, searching, runs = hyper.outer * hyper.passes, 0, 1
+        passes, searching, runs = hyper.outer * hyper.passes, 0, cls.runs(hyper, spec, budget)
         matching = passes * spec.classes * hyper.batch_real + hyper.outer * (hyper.passes - 1) * hyper.n_data
         if cls.searches and start > final:
             steps = len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps + hyper.aum_nets * hyper.aum_steps
             searching = steps * min(unified(budget.ipc).batch, final * spec.classes)
-            runs = 2 if hyper.split == "pilot" else 1
         matched = passes * spec.classes * min(hyper.batch_syn, start)
         return Work(trained=runs * matching + searching, matched=runs * matched)
+
+    @classmethod
+    def runs(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
+        """Condensations of one cell: a pilot is one more."""
+        final, start = cls.sizes(hyper, spec, budget)
+        return 2 if cls.searches and start > final and hyper.split == "pilot" else 1
+
+    @classmethod
+    def starting(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> float:
+        with torch.device("meta"):
+            container = container_of(hyper, spec, cls.sizes(hyper, spec, budget)[1])
+        return cls.runs(hyper, spec, budget) * fitting_flops(container, hyper.warm_start, hyper.batch_syn)
 
     @classmethod
     def native_recipe(cls, hyper: HMNHyper, spec: DatasetSpec, ipc: int) -> Recipe:
@@ -204,11 +215,9 @@ class HMN(IDC):
         return container
 
     def start(self, task: Task, run: Run) -> Container:
-        hyper, layout = self.hyper, layout_of(self.hyper)
-        _, images = self.sizes(hyper, task.spec, task.budget)
-        sizes = layout.dataset_channels, layout.class_channels, layout.instance_channels, list(layout.hidden)
-        container = Hierarchical(task.classes, images, list(task.spec.image_shape), *sizes).to(task.device)
-        container.initialise_(task.generator)
+        hyper = self.hyper
+        container = container_of(hyper, task.spec, self.sizes(hyper, task.spec, task.budget)[1])
+        container.to(task.device).initialise_(task.generator)
         optimiser = self.adam(container, hyper.warm_lr)
         fit_images(container, task.train.raw, optimiser, task, run, hyper.warm_start, hyper.batch_syn)
         return container
@@ -284,6 +293,13 @@ class HMNRandom(HMN):
     ) -> Tensor:
         drop = container.per_class - self.final(task)
         return random_positions(task.classes, container.per_class, drop, task.generator)
+
+
+def container_of(hyper: HMNHyper, spec: DatasetSpec, per_class: int) -> Hierarchical:
+    """An uninitialised container of so many images per class."""
+    layout = layout_of(hyper)
+    sizes = layout.dataset_channels, layout.class_channels, layout.instance_channels, list(layout.hidden)
+    return Hierarchical(spec.classes, per_class, list(spec.image_shape), *sizes)
 
 
 def layout_of(hyper: HMNHyper) -> Layout:

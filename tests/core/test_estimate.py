@@ -72,3 +72,15 @@ def test_measurements_that_are_no_numbers_are_left_out(ipc, rate):
     assert measured_units(measured(unit("dm", ipc, rate)), "here", "bf16") == []
     nothing = {"unit": "dm", "product": {}}
     assert measured_units(measured(nothing), "here", "bf16") == []
+
+
+def test_a_start_is_counted_under_any_loop(digits):
+    spec, budget = digits.spec, Budget(10, digits.spec.classes, digits.spec.image_shape)
+    hmn, dm = registry.get("hmn"), registry.get("dm")
+    cell = short_job(hmn, digits, 10).cell
+    other = short_job(dm, digits, 10).cell
+    moved = dataclasses.replace(cell, objective="dm", objective_hyper=other.hyper)
+    starting = hmn.starting(hmn.Hyper(**cell.hyper), spec, budget)
+    assert starting > 0
+    loop = condensing_flops(spec, budget, Job(other, ()))
+    assert condensing_flops(spec, budget, Job(moved, ())) == starting + loop

@@ -22,6 +22,7 @@ from benchmark.plan import parse_overrides
 from benchmark.recipes import unified
 from benchmark.run import Run
 from benchmark.testing import check_method
+from benchmark.warm_start import FITTING_COST
 from benchmark.worker import describe_condensation
 from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom, Prefixed
 from tests.methods import reference_hmn
@@ -540,6 +541,18 @@ def test_work_counts_images():
     assert HMNRandom.work(hyper, spec, budget).trained == work.trained - search
     pilot = HMN.work(dataclasses.replace(hyper, split="pilot"), spec, budget)
     assert pilot.matched == 2 * work.matched
+
+
+def test_the_plan_counts_the_warm_start_whichever_loop_follows():
+    """72 images of a class, 40 in a step: two steps show each once or more, by two doublings of its 2x2 maps."""
+    spec, budget = data.spec("digits", Path()), Budget(10, 10, (1, 8, 8))
+    hyper = HMN.hyper_parameters(spec, 10, QUICK, {"warm_start": 300, "batch_syn": 40})
+    per_image = 2 * 16 * (10 * 4 * 2 * 2 + 4 * 1 * 4 * 4) + 2 * 4 * 8 * 2 * 2 / 72  # decoder; extractor, once a class
+    shown = 300 * 2 * 40 * 10
+    assert HMN.starting(hyper, spec, budget) == pytest.approx(FITTING_COST * per_image * shown)
+    pilot = dataclasses.replace(hyper, split="pilot")
+    assert HMN.starting(pilot, spec, budget) == 2 * HMN.starting(hyper, spec, budget)
+    assert HMN.starting(dataclasses.replace(hyper, warm_start=0), spec, budget) == 0
 
 
 # -- the contract, and that it learns -------------------------------------------------------------------------------
