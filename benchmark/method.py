@@ -110,6 +110,9 @@ class Method:
     condenses: ClassVar[bool] = True
     """False where the whole training set is the result and IPC means nothing."""
 
+    draws_as: ClassVar[str] = ""
+    """The method whose control this is: with equal settings both draw the same random numbers, so that they differ in
+    nothing but what the control leaves out."""
     container_row: ClassVar[str] = ""
     """The container this method stands for when all of them are compared under one objective; empty for none."""
 
@@ -128,10 +131,16 @@ class Method:
 
     def condense(self, task: Task, run: Run) -> Container:
         """Condense `task.train` within `task.budget`. Long work happens inside `for step in run.loop(...)`."""
+        task = self.mover.pool(task)
         container = self.start(task, run)
         optimiser = self.optimiser(container) if self.mover is self else self.foreign_optimiser(container)
         self.mover.move(container, optimiser, task, run)
         return self.finish(container, task, run)
+
+    def pool(self, task: Task) -> Task:
+        """The task on the training images that this method's loop condenses; all of them by default. What it keeps for
+        a decision of its own goes to `held_out`."""
+        return task
 
     def start(self, task: Task, run: Run) -> Container:
         """The container before the first step, on the task's device."""

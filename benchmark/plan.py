@@ -169,7 +169,8 @@ class Entry:
 def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
     """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
 
-    speed: of where the jobs would run.
+    speed: of where the jobs would run. Raises ValueError for images too small for a network and for settings that make
+    no set.
     """
     specs = {spec.name: spec for spec in grid.datasets}
     entries = []
@@ -182,12 +183,16 @@ def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
         try:
             floats = method.storage(hyper, spec, budget)
             budget.check(floats)
+            if store.is_done(job):
+                state = "done"
+            if state == "to do":
+                seconds = estimate_seconds(spec, budget, job, speed)
+                gpu_bytes = predicted_bytes(job, spec)
         except BudgetError as error:
             state, reason = "blocked", str(error)
-        if state == "to do" and store.is_done(job):
-            state = "done"
-        if state == "to do":
-            seconds = estimate_seconds(spec, budget, job, speed)
-            gpu_bytes = predicted_bytes(job, spec)
+        except (ValueError, ArithmeticError) as error:
+            if not cell.variant:
+                raise
+            raise ValueError(f"{cell.label}: {error}; choose other values for --set") from None
         entries.append(Entry(job, state, reason, floats, budget, seconds, gpu_bytes))
     return entries

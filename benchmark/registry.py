@@ -141,7 +141,7 @@ def expand(names: Iterable[str]) -> list[Row]:
     """The rows of the given names without repetition.
 
     `all` stands for every method and reference row, references first; `containers` for every container under IDC's
-    gradient matching. Raises ValueError with the nearest names for an unknown one.
+    gradient matching, by IDC's own loop and its settings. Raises ValueError with the nearest names for an unknown one.
     """
     rows: dict[Row, None] = {}
     for name in names:
@@ -151,8 +151,7 @@ def expand(names: Iterable[str]) -> list[Row]:
         elif name == CONTAINERS:
             owner = get(CONTAINERS_OBJECTIVE)
             chosen = [cls for cls in all_methods().values() if cls.container_row]
-            own = [cls.move is owner.move for cls in chosen]
-            rows |= dict.fromkeys(Row(cls, "" if o else owner.name) for cls, o in zip(chosen, own, strict=True))
+            rows |= dict.fromkeys(Row(cls, "" if cls is owner else owner.name) for cls in chosen)
         else:
             rows[Row(get(name))] = None
     return list(rows)

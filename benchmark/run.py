@@ -33,6 +33,9 @@ LOG_LINES = 400
 
 LOG = "steps.jsonl"
 
+TRAIN_POOL = "train_pool"
+"""The note of a method that condenses fewer training images than it is handed: how many."""
+
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (phase, steps done, steps in all, last logged values)."""
 

@@ -55,6 +55,8 @@ class Task:
     """Number of the repetition: what cells of one repetition share (a feature network, say) is seeded by it."""
     cache: Path | None = None
     """Folder for what several cells share; None keeps nothing."""
+    held_out: Split | None = None
+    """Training images that a loop decides by, when to stop for one; `train` holds none of them."""
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step; None is the whole batch."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from benchmark.evaluation import evaluate, training_set
 from benchmark.failures import describe_failure, now
 from benchmark.method import Method
 from benchmark.preview import write_preview
-from benchmark.run import Progress, Run, Stopped, append_log
+from benchmark.run import TRAIN_POOL, Progress, Run, Stopped, append_log
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import Store, is_number
 from benchmark.task import Task
@@ -154,7 +155,6 @@ class Worker:
                 "category": method.category,
                 "disclosure": method.disclosure,
                 "container": method.container_row,
-                "objective": objective_of(method),
             },
             "dataset": describe_dataset(dataset),
             "condensation": origin["condensation"],
@@ -168,7 +168,7 @@ class Worker:
 
     def _task(self, job: Job, dataset: Dataset) -> Task:
         cell = job.cell
-        spec, generator = dataset.spec, self.runtime.generator(cell.key, "condense")
+        spec, generator = dataset.spec, self.runtime.generator(draws_of(cell), "condense")
         budget, limit = cell.budget_on(spec), job.microbatch
         return Task(spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache, limit)
 
@@ -218,10 +218,12 @@ def build_method(cell: Cell) -> Method:
     return cls(cls.Hyper(**cell.hyper), mover)
 
 
-def objective_of(method: type[Method]) -> str:
-    """The method whose loop this one runs where no other is chosen (HMN's is IDC's); empty for a coreset."""
-    owner = next(cls for cls in method.__mro__ if "move" in vars(cls))
-    return "" if owner is Method else owner.name
+def draws_of(cell: Cell) -> str:
+    """What seeds the random numbers of a cell's condensation: its key, or that of the cell whose control it is."""
+    original = registry.get(cell.method).draws_as
+    if original:
+        cell = dataclasses.replace(cell, method=original, version=registry.get(original).version, budget="strict")
+    return cell.key
 
 
 def replaces(entry: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -245,7 +247,7 @@ def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime
         "bytes": 4 * floats,
         "images": container.num_images,
         "images_per_class": container.num_images / task.classes,
-        "train_images": len(task.train),
+        "train_images": run.notes.get(TRAIN_POOL, len(task.train)),
         "learned_lr": container.learned_lr,
         "notes": run.notes,
     }

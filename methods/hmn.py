@@ -9,8 +9,9 @@ Then       condensed with 10 % more storage than the budget; of each class the f
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
            docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
-Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at a third of the recalled learning
-           rate (docs/hmn.md); rows of the memories that a step does not show keep value and Adam state
+Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01 everywhere (docs/hmn.md), where
+           0.02 is recalled for 100 and 200 classes; rows of the memories that a step does not show keep value and Adam
+           state; beta of a pilot is each repetition's own unless `beta` fixes it
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget, BudgetError, TooFewImages
 from benchmark.containers import Container
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
@@ -34,7 +35,7 @@ from benchmark.method import Schedule, Work
 from benchmark.optim import RowAdam
 from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
 from benchmark.recipes import Recipe, unified
-from benchmark.run import Run
+from benchmark.run import TRAIN_POOL, Run
 from benchmark.task import Task
 from benchmark.warm_start import fit_images, fitting_flops
 from methods.idc import IDC, LoopHyper
@@ -62,6 +63,8 @@ class HMNHyper(LoopHyper):
     split: Literal["holdout", "pilot"] = "holdout"
     """`holdout`: nothing but the choice of beta sees the held-out tenth. `pilot`: so in a pilot run that finds beta;
     the set itself is then condensed, and pruned at that beta, with the whole training set."""
+    beta: Literal["search", "0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"] = "search"
+    """One that an earlier run found is frozen here: nothing is searched, and the whole training set is condensed."""
     warm_start: int = 1500
     """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
@@ -162,19 +165,25 @@ class HMN(IDC):
     @classmethod
     def work(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
         final, start = cls.sizes(hyper, spec, budget)
-        passes, searching, runs = hyper.outer * hyper.passes, 0, cls.runs(hyper, spec, budget)
+        passes, runs = hyper.outer * hyper.passes, cls.runs(hyper, spec, budget)
         matching = passes * spec.classes * hyper.batch_real + hyper.outer * (hyper.passes - 1) * hyper.n_data
-        if cls.searches and start > final:
-            steps = len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps + hyper.aum_nets * hyper.aum_steps
-            searching = steps * min(unified(budget.ipc).batch, final * spec.classes)
+        steps = hyper.aum_nets * hyper.aum_steps if cls.searches and start > final else 0
+        if cls.searching(hyper, spec, budget):
+            steps += len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps
+        pruning = steps * min(unified(budget.ipc).batch, final * spec.classes)
         matched = passes * spec.classes * min(hyper.batch_syn, start)
-        return Work(trained=runs * matching + searching, matched=runs * matched)
+        return Work(trained=runs * matching + pruning, matched=runs * matched)
+
+    @classmethod
+    def searching(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> bool:
+        """Whether something is pruned by a beta that is not given."""
+        final, start = cls.sizes(hyper, spec, budget)
+        return cls.searches and start > final and hyper.beta == "search"
 
     @classmethod
     def runs(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
         """Condensations of one cell: a pilot is one more."""
-        final, start = cls.sizes(hyper, spec, budget)
-        return 2 if cls.searches and start > final and hyper.split == "pilot" else 1
+        return 2 if hyper.split == "pilot" and cls.searching(hyper, spec, budget) else 1
 
     @classmethod
     def starting(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> float:
@@ -191,12 +200,15 @@ class HMN(IDC):
         """Condense GIPC+ images per class, then keep GIPC of them."""
         final, start = self.sizes(self.hyper, task.spec, task.budget)
         fit, held_out = task.train.stratified(HELD_OUT, HELD_OUT_SEED)
-        fitting, pilot, scores = replace(task, train=fit), self.hyper.split == "pilot", None
-        pool = task if pilot else fitting
-        if self.searches and start > final and pilot:
+        fitting, scores = replace(task, train=fit), None
+        searching = self.searching(self.hyper, task.spec, task.budget)
+        if searching and not len(held_out):
+            raise TooFewImages(f"{task.spec.title} has no class of two training images, one of which beta is scored on")
+        if searching and self.hyper.split == "pilot":
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
             scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, held_out, first)
+        pool = fitting if self.hyper.split == "holdout" and self.hyper.beta == "search" else task
         container = super().condense(pool, run)
         if start > final:
             container.keep_(self.kept(container, pool, held_out, run, scores))
@@ -206,7 +218,7 @@ class HMN(IDC):
             "gipc_over": start,
             "pruned_per_class": start - final,
             "split": self.hyper.split,
-            "train_pool": len(pool.train),
+            TRAIN_POOL: len(pool.train),
             "train_images_of_smallest_class": pool.smallest_class,
             "warm_start": {"steps_per_image": self.hyper.warm_start, "lr": self.hyper.warm_lr, "target": "real images"},
             "initialisation": "memories N(0,1), layers uniform within 1/sqrt(fan in)",
@@ -222,14 +234,14 @@ class HMN(IDC):
         fit_images(container, task.train.raw, optimiser, task, run, hyper.warm_start, hyper.batch_syn)
         return container
 
-    def adam(self, container: Hierarchical, lr: float) -> torch.optim.Optimizer:
+    def adam(self, container: Container, lr: float) -> torch.optim.Optimizer:
         groups = [{"params": [parameter], "rows": rows} for parameter, rows in container.row_dimensions()]
         return RowAdam(groups, lr, (self.hyper.beta1, self.hyper.beta2))
 
-    def optimiser(self, container: Hierarchical) -> torch.optim.Optimizer:
+    def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return self.adam(container, self.hyper.lr_img)
 
-    def foreign_optimiser(self, container: Hierarchical) -> torch.optim.Optimizer:
+    def foreign_optimiser(self, container: Container) -> torch.optim.Optimizer:
         """Adam under every loop: the step sizes of other methods are those of pixels."""
         return self.optimiser(container)
 
@@ -239,14 +251,18 @@ class HMN(IDC):
     def kept(
         self, container: Hierarchical, task: Task, held_out: Split, run: Run, scores: dict[int, list[float]] | None
     ) -> Tensor:
-        """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them."""
+        """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them, unless
+        beta is given."""
         aum_KG = self.margins(container, task, run)
         trainings = self.hyper.aum_nets * (2 if scores else 1)
-        scores = scores or self.beta_scores(container, aum_KG, task, held_out, run)
-        beta = best_beta(scores)
+        if self.hyper.beta == "search":
+            scores = scores or self.beta_scores(container, aum_KG, task, held_out, run)
+            beta = best_beta(scores)
+        else:
+            scores, beta = {}, round(float(self.hyper.beta) * TENTHS)
         run.note("beta", beta / TENTHS)
         run.note("beta_scores", {str(tenths / TENTHS): accuracies for tenths, accuracies in scores.items()})
-        run.note("beta_scored_on", len(held_out))
+        run.note("beta_scored_on", len(held_out) if scores else 0)
         run.note("trainings_for_aum", trainings)
         run.note("trainings_for_beta", sum(len(accuracies) for accuracies in scores.values()))
         return double_end(aum_KG, container.per_class - self.final(task), beta)
@@ -274,6 +290,7 @@ class HMNNoPrune(HMN):
     """Control: HMN condensed at its budget, nothing pruned; with --budget native, the over-budget set left as it is."""
 
     name, title, category, container_row = "hmn-noprune", "HMN, not pruned", "variant", ""
+    draws_as = HMN.name
     searches = False
 
     @classmethod
@@ -286,6 +303,7 @@ class HMNRandom(HMN):
     """Control: HMN condensed over budget, then as many random images of every class dropped as HMN drops."""
 
     name, title, category, container_row = "hmn-random", "HMN, pruned at random", "variant", ""
+    draws_as = HMN.name
     searches = False
 
     def kept(
@@ -320,7 +338,8 @@ class Prefixed:
     """A run whose phases carry a prefix, so that one cell can condense twice."""
 
     def __init__(self, run: Run, prefix: str) -> None:
-        self.run, self.prefix, self.log, self.note = run, prefix, run.log, run.note
+        self.run, self.prefix = run, prefix
+        self.log, self.note, self.should_stop = run.log, run.note, run.should_stop
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         return self.run.loop(self.prefix + phase, steps, **state)

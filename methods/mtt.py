@@ -57,7 +57,8 @@ class MTTHyper:
     batch_syn: int = 0
     """Synthetic images per student step; 0 for all."""
     zca: bool = False
-    """Networks see ZCA-whitened images, and the pixels are stored whitened."""
+    """Networks see ZCA-whitened images, and the pixels are stored whitened; under another method's loop, that one's
+    images are seen and stored."""
     experts: int = 100
     train_epochs: int = 50
     """The longest an expert is trained; a shorter one limits where students start."""
@@ -162,7 +163,7 @@ class MTT(Method):
         return Recipe(epochs=1000, lr=None, decay="halfway", align_corners=True)
 
     def condense(self, task: Task, run: Run) -> Container:
-        return super().condense(task.whitened() if self.hyper.zca else task, run)
+        return super().condense(task.whitened() if self.hyper.zca and self.mover is self else task, run)
 
     def start(self, task: Task, run: Run) -> Container:
         images = task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc)

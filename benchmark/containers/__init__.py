@@ -71,6 +71,11 @@ class Container(nn.Module, ABC):
         """Everything stored: the number of floating-point elements in the saved tensors."""
         return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())
 
+    def row_dimensions(self) -> list[tuple[nn.Parameter, int]]:
+        """Every parameter with the number of its leading dimensions that count rows: a class's or an image's own share,
+        which has a gradient only in steps that show the class or image. By default each is one row."""
+        return [(parameter, 0) for parameter in self.parameters()]
+
     def decode(self, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(images [N, C, H, W] in `space`, labels [N]) of the given indices, or of the whole set."""
         labels = self.labels

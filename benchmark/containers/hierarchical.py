@@ -102,8 +102,6 @@ class Hierarchical(Container):
         return centre_crop(maps, self.image_shape[1:]).sigmoid()
 
     def row_dimensions(self) -> list[tuple[nn.Parameter, int]]:
-        """Every parameter with the number of its leading dimensions that count rows: a class's or an image's own share,
-        which has a gradient only in steps that show the class or image."""
         owned = [(self.instance_memory, 2)]
         owned += [(p, 1) for p in (self.class_memory, self.extractor_weight, self.extractor_bias)]
         return [(self.dataset_memory, 0), *owned, *((p, 0) for p in self.decoder.parameters())]
@@ -116,8 +114,10 @@ class Hierarchical(Container):
     def keep_(self, positions_KM: Tensor) -> None:
         """Keep the images at int64 `positions_KM` of every class, in that order, and drop the memories of the others.
 
-        The instance memory becomes a new parameter: build optimisers afterwards.
+        The instance memory becomes a new parameter: build optimisers afterwards. Raises ValueError for other shapes.
         """
+        if positions_KM.ndim != 2 or len(positions_KM) != self.classes:
+            raise ValueError(f"keep_ takes as many positions of each of {self.classes} classes: [{self.classes}, M]")
         rows = torch.arange(self.classes, device=positions_KM.device)[:, None]
         self._replace(self.instance_memory[rows, positions_KM])
 
@@ -125,8 +125,11 @@ class Hierarchical(Container):
     def add_(self, memories_KA: Tensor) -> None:
         """Append images, given as what `instance` returns, [C, A, n, rows, columns]: A to every class.
 
-        The instance memory becomes a new parameter: build optimisers afterwards.
+        The instance memory becomes a new parameter: build optimisers afterwards. Raises ValueError for other shapes.
         """
+        one = self.instance_memory.shape[2:]
+        if memories_KA.ndim != 5 or (len(memories_KA), memories_KA.shape[2:]) != (self.classes, one):
+            raise ValueError(f"add_ takes as many memories {tuple(one)} for each of {self.classes} classes")
         self._replace(torch.cat([self.instance_memory, memories_KA.to(self.instance_memory)], 1))
 
     def _replace(self, memories: Tensor) -> None:

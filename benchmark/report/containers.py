@@ -19,7 +19,7 @@ def container_tables(rows: list[Row], titles: Names) -> list[Table]:
     for row in rows:
         method = titles.methods.get(row.method, {})  # of any of its results, so that failed and missing cells count
         container = str(method.get("container") or "")
-        objective = str(row.observations[0].record.config.get("objective") or method.get("objective") or "")
+        objective = str(row.observations[0].record.config.get("objective") or row.method)
         if container and row.ipc:
             published = lookup_container(container, objective, titles.identifier(row.dataset), row.ipc)
             found[row.schedule, row.protocol, objective].append((container, replace(row, published=published)))

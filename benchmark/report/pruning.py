@@ -11,6 +11,7 @@ from benchmark.report.style import dataset_rank, method_rank
 from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count, number_entry
 
 COLUMNS = (
+    Column("Training", "images", "train_pool"),
     Column("Images per class", "condensed", "gipc_over"),
     Column("Images per class", "dropped", "pruned_per_class"),
     Column("Images per class", "kept", "gipc"),
@@ -24,13 +25,14 @@ COLUMNS = (
 LEGEND = (
     "Of each class the share β* of the dropped images is that of lowest area under the margin (AUM), the rest of "
     "highest; β* was chosen on a held-out tenth of the training set. Trainings are whole trainings of a network on the "
-    "condensed set. An empty place: no such step."
+    "condensed set. Where condensations of several seeds differ, the value of each is given. An empty place: no such "
+    "step."
 )
 
 
 def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
     """One table per schedule and protocol, a line per data set, IPC and method whose images are pruned."""
-    pruned = [row for row in rows if row.done and "gipc" in _notes(row)]
+    pruned = [row for row in rows if row.done and any("gipc" in notes for notes in _notes(row))]
     tables = []
     for (schedule, protocol), members in blocks(pruned, "schedule", "protocol"):
         notes, lines = Notes(titles), []
@@ -50,16 +52,25 @@ def _order(row: Row) -> tuple:
     return dataset_rank(row.dataset), row.ipc, row.network, method_rank(row.method.partition("-")[0]), row.method
 
 
-def _notes(row: Row) -> dict[str, Any]:
-    notes = row.done[0].condensation.get("notes")
-    return notes if isinstance(notes, dict) else {}
+def _notes(row: Row) -> list[dict[str, Any]]:
+    """Of every condensation."""
+    found = (observation.condensation.get("notes") for observation in row.done)
+    return [notes if isinstance(notes, dict) else {} for notes in found]
 
 
 def _entries(row: Row, best: set[int]) -> tuple[Entry, ...]:
-    values = _notes(row) | {"budget_multiple": row.mean("budget_multiple")}
-    numbers = (values.get(column.id) for column in COLUMNS[:-1])
-    entries = (number_entry(value if isinstance(value, int | float) else None, _form) for value in numbers)
-    return *entries, accuracy_entry(row, best)
+    notes = _notes(row)
+    stored = number_entry(row.mean("budget_multiple"), _form)
+    entries = {column.id: _noted([one.get(column.id) for one in notes]) for column in COLUMNS[:-1]}
+    return *(entries | {"budget_multiple": stored}).values(), accuracy_entry(row, best)
+
+
+def _noted(values: list[Any]) -> Entry:
+    """One number where all condensations agree, otherwise the number of each."""
+    known = [value for value in values if isinstance(value, int | float)]
+    if len(set(known)) < 2:
+        return number_entry(known[0] if known else None, _form)
+    return Entry(" / ".join(map(_form, known)), plain=" ".join(f"{value:.10g}" for value in known))
 
 
 def _form(value: float) -> str:

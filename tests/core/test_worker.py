@@ -14,7 +14,8 @@ from benchmark.recipes import Recipe
 from benchmark.run import Stopped
 from benchmark.runtime import Runtime
 from benchmark.store import Store, sealed
-from benchmark.worker import CONDENSED, Worker, objective_of
+from benchmark.testing import short_job
+from benchmark.worker import CONDENSED, Worker, draws_of
 from tests.core.toys import SHORT, Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
@@ -296,12 +297,22 @@ def test_seeds_are_independent_and_repeatable(run, store, tmp_path, digits):
     assert torch.equal(load_artifact(path, digits).container.pixels, pixels[1])
 
 
-@pytest.mark.parametrize(
-    ("method", "owner"),
-    [
-        ("random", ""), ("dsa", "dc"), ("idc-i", "idc"), ("hmn", "idc"), ("hmn-random", "idc"), ("haba", "mtt"),
-        ("linba", "linba"),
-    ],
-)  # fmt: skip
-def test_whose_loop_a_method_runs(method, owner):
-    assert objective_of(registry.get(method)) == owner
+def test_a_control_draws_what_its_method_does(digits):
+    """HMN pruned by margins and pruned at random, or not at all, are of one over-budget set."""
+    cells = [short_job(registry.get(name), digits).cell for name in ("hmn", "hmn-random", "hmn-noprune")]
+    hmn, pruned_at_random, unpruned = cells
+    over_budget = replace(unpruned, budget="native")
+    assert [draws_of(cell) for cell in (*cells, over_budget)] == [hmn.key] * 4
+    assert len({cell.key for cell in (*cells, over_budget)}) == 4
+    assert draws_of(replace(pruned_at_random, seed=1)) == replace(hmn, seed=1).key != hmn.key
+
+
+def test_a_control_prunes_the_same_set(digits, tmp_path):
+    memories, settings = [], {"warm_start": 2, "passes": 1, "n_data": 8, "aum_steps": 2, "beta_steps": 2}
+    for name in ("hmn", "hmn-random"):
+        job = short_job(registry.get(name), digits, 2, **settings)
+        store = Store(tmp_path / name)
+        Worker(store, CPU).run(job, digits)
+        container = load_artifact(store.directory(job.cell) / CONDENSED, digits).container
+        memories.append(container.class_memory)  # which no pruning touches
+    assert torch.equal(*memories)

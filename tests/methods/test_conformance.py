@@ -8,11 +8,12 @@ import pytest
 import torch
 from torchvision import datasets
 
-from benchmark import data, registry
-from benchmark.budget import Budget
+from benchmark import data, networks, registry
+from benchmark.budget import Budget, TooFewImages
 from benchmark.cells import Evaluation
 from benchmark.method import Schedule
-from benchmark.networks.convnet import Block
+from benchmark.networks.convnet import Block, matching_depth
+from benchmark.plan import Grid
 from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.runtime import Runtime
@@ -65,6 +66,77 @@ def test_a_microbatch_takes_more_passes_and_changes_nothing_but_rounding(name, m
     assert passes[1] > passes[0] > 0
     for whole, parts in zip(ends[0].values(), ends[1].values(), strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-9)
+
+
+# The axes: every container under every loop.
+@pytest.fixture
+def narrow(monkeypatch):
+    """Experts of the width of a toy task's networks."""
+
+    def build_matching(shape, classes):
+        return networks.build("convnet", shape, classes, 16, depth=matching_depth(shape))
+
+    monkeypatch.setattr(networks, "build_matching", build_matching)
+
+
+CONTAINERS = ("dm", *(cls.name for cls in registry.all_methods().values() if cls.container_row))
+LOOPS = ("dc", "dm", "cafe", "mtt", "idc", "haba", "linba", "hmn")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_moves_under_every_loop(container, loop, narrow):
+    task = toy_task(counts=(12, 10, 11))
+    cls, other = registry.get(container), registry.get(loop)
+    ipc = max(smallest_ipc(method, task.spec, **short_settings(method)) for method in (cls, other))
+    task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
+
+    def hyper(method):
+        settings = dict.fromkeys(method.scaled, 1) | short_settings(method)
+        return method.hyper_parameters(task.spec, ipc, Schedule.parse("quick"), settings)
+
+    moves = []
+
+    class Watched(Run):
+        def loop(self, phase, steps, **state):
+            for step in super().loop(phase, steps, **state):
+                before = [p.detach().clone() for p in state["container"].parameters()] if phase == "condense" else []
+                yield step
+                after = list(state["container"].parameters()) if phase == "condense" else []
+                moves.extend(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+    mover = None if container == loop else other(hyper(other))
+    made = cls(hyper(cls), mover).condense(task, Watched())
+    assert any(moves)
+    assert all(torch.isfinite(value).all() for value in made.state_dict().values())
+    assert made.num_floats <= task.budget.floats
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "cifar100", "tiny-imagenet"])
+def test_containers_are_compared_under_one_loop(dataset, tmp_path):
+    """The same settings of it for all of them, whatever each method's own are."""
+    rows, spec, quick = registry.expand(["containers"]), data.spec(dataset, tmp_path), Schedule.parse("quick")
+    grid = Grid(rows, (spec,), (1,), 1, 1, quick, ("unified",), ("convnet",), "strict", "float32")
+    loops = {job.cell.method: job.cell.loop for job in grid.jobs()}
+    assert set(loops) == {cls.name for cls in registry.all_methods().values() if cls.container_row}
+    assert all(loop == loops["idc"] for loop in loops.values())
+    assert loops["idc"][0] == "idc"
+
+
+REFUSE = {"random", "herding", "kcenter", "dsa", "dm", "mtt", "idc", "idc-i", "haba"}
+"""They begin with as many real images of a class as the budget says, no image twice; the others begin otherwise."""
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if registry.get(name).condenses])
+def test_more_images_than_the_smallest_class_holds(name, narrow):
+    method, task = registry.get(name), toy_task(ipc=9, counts=(12, 4, 11))
+    settings = dict.fromkeys(method.scaled, 1) | short_settings(method)
+    cell = method(method.hyper_parameters(task.spec, 9, Schedule.parse("paper"), settings))
+    if name in REFUSE:
+        with pytest.raises(TooFewImages, match="a class of 4 training images"):
+            cell.condense(task, Run())
+    else:
+        assert cell.condense(task, Run()).per_class >= 9
 
 
 # The writers, by data set. Two to five training images of each class.

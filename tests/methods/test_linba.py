@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import data
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget, BudgetError, TooFewImages
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
 from benchmark.method import Schedule
@@ -184,7 +184,7 @@ class Script(EarlyStop):
     scores = (0.2, 0.5, 0.5, 0.4, 0.9)
 
     def look(self, score, step):
-        super().look(self.scores[step - 1], step)
+        super().look(self.scores[step], step)
 
 
 def test_early_stop_takes_the_best_and_sees_only_the_held_out_tenth(monkeypatch):
@@ -204,13 +204,32 @@ def test_early_stop_takes_the_best_and_sees_only_the_held_out_tenth(monkeypatch)
     assert len(looked) == 4, "two looks without improvement end the loop before the fifth step"
     assert all(torch.equal(split.images, held_out.images) for split in looked)
     assert all(torch.equal(split.images, fit.images) for split in seen)
-    assert run.notes["early_stop"] == {"step": 2, "held_out_accuracy": 0.5, "train_images": len(fit)}
+    assert run.notes["early_stop"] == {"step": 1, "held_out_accuracy": 0.5}
+    assert run.notes["train_pool"] == len(fit)
     assert run.phases["condense"]["steps"] == 5
-    # The images of step 2, as a run of two steps on the same part of the training set makes them.
-    short = toy_task(ipc=1)
-    monkeypatch.setattr(Script, "scores", (0.1, 0.2))
-    expected = LinBa(dataclasses.replace(hyper, iterations=2)).condense(short, Run())
+    # The images that the network of the best look was trained on: those of a run of one step on the same part.
+    short = dataclasses.replace(toy_task(ipc=1), train=fit)
+    expected = LinBa(dataclasses.replace(hyper, iterations=1, validate_every=0)).condense(short, Run())
     assert torch.equal(container.bases, expected.bases)
+
+
+def test_early_stop_needs_a_class_with_two_images():
+    with pytest.raises(TooFewImages, match="of two training images"):
+        LinBa(dataclasses.replace(HYPER, validate_every=1)).condense(toy_task(ipc=1, counts=(1, 1, 1)), Run())
+
+
+def test_a_start_from_real_images_sees_none_of_the_held_out_ones():
+    """The tenth is set apart before the bases are fitted, not after."""
+    hyper, seen = dataclasses.replace(HYPER, iterations=1, validate_every=1, init="real"), []
+
+    class Watched(LinBa):
+        def start(self, task, run):
+            seen.append(task.train.images)
+            return super().start(task, run)
+
+    task = toy_task(ipc=1)
+    Watched(hyper).condense(task, Run())
+    assert torch.equal(seen[0], task.train.stratified(0.1, 0)[0].images)
 
 
 def test_early_stop_resumes_to_the_same_bits(tmp_path):

@@ -194,19 +194,20 @@ def test_markdown_cannot_be_broken_by_names(folder):
     assert markdown("[x](y) <b>") == r"\[x\](y) &lt;b&gt;"
 
 
-def container(name, objective="idc"):
-    return {"method": {"container": name, "objective": objective}}
+def container(name):
+    return {"method": {"container": name}}
 
 
 def test_containers_under_one_objective_stand_together(folder):
     folder.done([0.50], method="idc", extra=container("idc"))
-    folder.done([0.40], method="idc-i", extra=container("pixels"))
     moved = {"objective": "idc", "variant": "objective=idc"}
-    folder.done([0.45], method="haba", extra=container("haba", "mtt"), **moved)
+    folder.done([0.40], method="idc-i", extra=container("pixels"), **moved)
+    folder.done([0.45], method="haba", extra=container("haba"), **moved)
     folder.failed(method="haba", ipc=10, **moved)
     folder.missing(method="idc", ipc=10)
-    folder.done([0.60], method="haba", extra=container("haba", "mtt"))  # alone under MTT: no table of that
-    folder.done([0.30], method="dm", extra=container("", "dm"))
+    folder.done([0.60], method="haba", extra=container("haba"))  # alone under a loop of its own: no table of that
+    folder.done([0.62], method="hmn", extra=container("hmn"))  # IDC's loss, but by other settings of the loop
+    folder.done([0.30], method="dm", extra=container(""))
     lines = list(csv.DictReader(read(folder, "containers.csv").splitlines()))
     assert [line["container"] for line in lines] == ["pixels", "idc", "haba"]
     assert {line["objective"] for line in lines} == {"idc"}
@@ -243,3 +244,13 @@ def test_pruning_table(folder):
     assert (hmn["trainings_for_beta"], hmn["accuracy"]) == ("22", "66.0")
     assert (control["method"], control["pruned_per_class"], control["beta"]) == ("hmn-noprune", "0", "")
     assert 'id="pruning"' in (folder.store.root / "index.html").read_text()
+
+
+def test_pruning_table_of_several_seeds(folder):
+    """What every condensation chose, not what the first did."""
+    for seed, beta in enumerate((0.0, 0.5, 1.0)):
+        notes = {"gipc": 87, "gipc_over": 96, "beta": beta, "trainings_for_beta": 22, "train_pool": 45_000}
+        folder.done([0.6 + seed / 100], method="hmn", seed=seed, extra={"condensation": {"notes": notes}})
+    (line,) = csv.DictReader(read(folder, "pruning.csv").splitlines())
+    assert (line["beta"], line["trainings_for_beta"], line["train_pool"]) == ("0 0.5 1", "22", "45000")
+    assert "0.00 / 0.50 / 1.00" in (folder.store.root / "tables" / "pruning.md").read_text()
