@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call, grad_and_value, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, detached, flops_per_image
@@ -83,7 +83,7 @@ def mixed_loss(
 def loss_and_gradients(
     network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`mixed_loss` and its gradient by parameter as a pure function, to be compiled or mapped over networks."""
+    """`mixed_loss` and its gradient by parameter as a pure function, to be compiled."""
     gradients, loss = grad_and_value(lambda parameters: mixed_loss(network, parameters, *batch, half))(parameters)
     return loss, gradients
 
@@ -91,12 +91,40 @@ def loss_and_gradients(
 def by_autograd(
     network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same: where neither is done, an eighth faster on a CPU."""
+    """The same: where nothing is compiled, an eighth faster on a CPU."""
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with torch.enable_grad():
         loss = mixed_loss(network, leaves, *batch, half)
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def value_and_gradient(loss: Callable[[Any], Tensor], parameters: Any) -> tuple[Tensor, Any]:
+    """What `torch.func.grad_and_value` gives, to be mapped over networks or classes.
+
+    That would keep a graph of the backward pass for a second derivative, and take the norm's apart for it.
+    """
+    value, pull_back = vjp(loss, parameters)
+    with torch.no_grad():
+        (gradient,) = pull_back(torch.ones_like(value), retain_graph=False)
+    return value, gradient
+
+
+def side_by_side(
+    network: Network, parameters: dict[str, Tensor], *batches: Tensor, half: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`by_autograd` of E networks at once, everything stacked: (losses [E], gradients [E, ...] by name)."""
+
+    def loss(own: dict[str, Tensor], *batch: Tensor) -> Tensor:
+        return mixed_loss(network, own, *batch, half)
+
+    if half:  # autocast knows no norm that `vmap` has taken apart; a derivative inside lets it come first
+        return vmap(lambda own, *batch: value_and_gradient(lambda own: loss(own, *batch), own))(parameters, *batches)
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+    with torch.enable_grad():
+        losses_E = vmap(loss)(leaves, *batches)
+    gradients = torch.autograd.grad(losses_E.sum(), tuple(leaves.values()))  # networks do not mix
+    return losses_E.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 @dataclass(frozen=True)

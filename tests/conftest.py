@@ -1,13 +1,16 @@
 """Shared fixtures: golden vectors, read from the folder in GOLDEN_DIR (default tests/golden)."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark import networks
 
@@ -45,6 +48,23 @@ def golden_convnet() -> Callable[[Vectors], networks.Network]:
         return network
 
     return load
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch's kernels are asked for, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[operation.overloadpacket.__name__] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operations() -> Operations:
+    return Operations()
 
 
 @pytest.fixture(autouse=True)

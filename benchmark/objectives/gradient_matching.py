@@ -8,6 +8,7 @@ parameters; IDC (Kim et al., ICML 2022) over convolution weights only, with `mse
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
 
-from benchmark.compiled import EAGER, Passes
+from benchmark.compiled import EAGER, Passes, value_and_gradient
 from benchmark.networks import Network, detached
 from benchmark.objectives import real_parts, with_gradient
 
@@ -125,13 +126,16 @@ class GradientMatching:
             logits = functional_call(network, fixed | parameters, (images_NCHW,))
             return F.cross_entropy(logits, label.expand(len(images_NCHW)))
 
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+        def gradient(parameters: dict[str, Tensor], *batch: Tensor) -> dict[str, Tensor]:
+            return value_and_gradient(lambda parameters: loss(parameters, *batch), parameters)[1]
+
+        by_class = partial(vmap, in_dims=(None, 0, 0))
         with torch.autocast(real_KNCHW.device.type, torch.bfloat16, enabled=self.passes.half):
             real = weighted_sum(
-                ([g.detach() for g in gradients(parameters, part, classes_K).values()], share)
+                (list(by_class(gradient)(parameters, part, classes_K).values()), share)
                 for part, share in real_parts(real_KNCHW, self.microbatch, 1)
             )
-        synthetic = gradients(parameters, synthetic_KMCHW, classes_K)
+        synthetic = by_class(grad(loss))(parameters, synthetic_KMCHW, classes_K)
         return vmap(self.distance)(tuple(real), tuple(synthetic.values())).sum()
 
 

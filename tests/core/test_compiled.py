@@ -4,11 +4,13 @@ import dataclasses
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.func import vmap
 
 from benchmark import compiled, networks
 from benchmark.compiled import (
@@ -18,6 +20,7 @@ from benchmark.compiled import (
     has_compiler,
     loss_and_gradients,
     second_order_pass,
+    side_by_side,
 )
 from benchmark.objectives.distribution_matching import mean_embedding
 from benchmark.recipes import Recipe
@@ -86,6 +89,54 @@ def test_agrees_with_the_eager_pass_for_any_batch(precision, tolerance, compiler
                 assert gradient.dtype == torch.float32
                 assert (gradient - true_gradients[name]).norm() <= tolerance * true_gradients[name].norm(), name
     assert counters["stats"]["unique_graphs"] == versions, "compiled anew for another batch size"
+
+
+def stacked(generator, dtype=torch.float32):
+    """(a network, parameters of three such, a batch of each)."""
+    net, parts = network().to(dtype), []
+    for _ in range(3):
+        networks.initialise_(net, generator)
+        parts.append({name: p.detach().clone() for name, p in net.named_parameters()})
+    images = [torch.stack(part) for part in zip(*(batch(generator, 5) for _ in range(3)), strict=True)]
+    images = [part.to(dtype) if part.is_floating_point() else part for part in images]
+    return net, {name: torch.stack([part[name] for part in parts]) for name in parts[0]}, images
+
+
+def test_networks_side_by_side_have_the_gradients_of_each(generator):
+    net, parameters, batches = stacked(generator, torch.float64)
+    losses, gradients = side_by_side(net, parameters, *batches, half=False)
+    mapped = vmap(partial(loss_and_gradients, net, half=False))(parameters, *batches)
+    torch.testing.assert_close((losses, gradients), mapped, rtol=1e-12, atol=1e-12)
+    for index in range(3):
+        own = {name: parameter[index] for name, parameter in parameters.items()}
+        loss, expected = by_autograd(net, own, *(part[index] for part in batches), half=False)
+        found = losses[index], {name: gradient[index] for name, gradient in gradients.items()}
+        torch.testing.assert_close(found, (loss, expected), rtol=1e-12, atol=1e-12)
+    again = side_by_side(net, parameters, *batches, half=False)
+    torch.testing.assert_close(again, (losses, gradients), rtol=0, atol=0)
+    assert not any(p.requires_grad for p in (losses, *gradients.values(), *parameters.values()))
+
+
+def test_networks_side_by_side_in_bfloat16(generator, norm_in_float32, operations):
+    net, parameters, batches = stacked(generator)
+    losses, gradients = side_by_side(net, parameters, *batches, half=True)
+    mapped = vmap(partial(loss_and_gradients, net, half=True))(parameters, *batches)
+    assert torch.equal(losses, mapped[0]), "autocast sees the same operations"
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        if not name.endswith("conv.bias"):  # exactly zero before an instance norm, so all rounding
+            assert (gradient - mapped[1][name]).norm() <= 1e-2 * gradient.norm(), name
+    with operations:
+        side_by_side(net, parameters, *batches, half=True)
+    assert operations.calls["native_group_norm_backward"] == len(net.blocks)
+
+
+def test_networks_side_by_side_take_the_norms_own_backward_pass(generator, operations):
+    """A graph of the backward pass would take it apart and keep the pieces."""
+    net, parameters, batches = stacked(generator)
+    with operations:
+        side_by_side(net, parameters, *batches, half=False)
+    assert operations.calls["native_group_norm_backward"] == len(net.blocks)
 
 
 def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):

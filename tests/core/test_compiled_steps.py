@@ -57,7 +57,7 @@ def test_the_unroll_by_pure_functions_is_the_unroll_by_autograd(generator, momen
     torch.testing.assert_close(other_gradients, gradients, rtol=1e-9, atol=1e-12)
 
 
-def test_of_a_real_side_in_half_precision_nothing_else_is(golden, golden_convnet):
+def test_of_a_real_side_in_half_precision_nothing_else_is(golden, golden_convnet, norm_in_float32):
     """METHODS' bound on what bfloat16 does to a matched gradient: a few per cent of the pixels' gradient."""
     vectors = golden("gradient_matching_dc")
     network, batches = golden_convnet(vectors), (vectors["real"], vectors["syn"])

@@ -118,6 +118,18 @@ def test_the_real_side_carries_no_gradient(golden, golden_convnet):
         assert torch.autograd.grad(loss, real, allow_unused=True)[0] is None
 
 
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_the_real_side_of_a_batch_keeps_no_second_graph(golden, golden_convnet, microbatch, operations):
+    """The norm's own backward pass is taken, which has no derivative; the synthetic side's is taken apart."""
+    vectors = golden("gradient_matching_dc")
+    network, real = golden_convnet(vectors), vectors["real"]
+    objective = GradientMatching("dc", batched=True, microbatch=microbatch)
+    with operations:
+        objective(network, real, vectors["syn"], torch.arange(len(real)))
+    passes = -(-real.shape[1] // (microbatch or real.shape[1]))
+    assert operations.calls["native_group_norm_backward"] == passes * len(network.blocks)
+
+
 def test_distribution_matching_is_a_sum_and_not_a_mean():
     class Identity(torch.nn.Module):
         def features(self, images):
