@@ -17,7 +17,8 @@ from benchmark.augment.dsa import strategy_for
 from benchmark.cells import Evaluation
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
-from benchmark.data import Dataset, Split
+from benchmark.data import Dataset, DatasetSpec, Split
+from benchmark.memory import trained_at_once
 from benchmark.run import Run
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import same_training
@@ -57,7 +58,7 @@ def evaluate(
     """Train on `data` and score what `done` does not hold yet; returns the evaluation as the store keeps it.
 
     Network i is seeded by (key, architecture, i) alone: more networks are more of the same run, and two protocols with
-    one recipe are one training.
+    one recipe are one training. Where a GPU has no room for all, they are trained in groups, each a phase.
     """
     length = data.epoch_length(evaluation.recipe)
     recipe = evaluation.recipe.scaled(evaluation.factor, length)
@@ -83,14 +84,24 @@ def evaluate(
 
     runtime.reset_peak_memory()
     network = networks.build(evaluation.network, dataset.spec.image_shape, dataset.spec.classes)
-    seeds = [derive_seed(key, "evaluate", evaluation.network, index) for index in missing]
-    strategy = strategy_for(dataset.spec.flip)
-    training = Training(Ensemble(network, seeds, runtime), data, recipe, strategy, learned_lr)
-    phase = f"evaluate {evaluation.name} {missing.start}-{missing.stop}"
-    for step in run.loop(phase, training.total_steps, training=training):
-        run.log(loss=training.step(step).mean())
     test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)
-    entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, TrainingSet.real(test))
-    entry["seconds"] += run.phases[phase]["seconds"]
+    strategy, together = strategy_for(dataset.spec.flip), at_once(evaluation, length, dataset.spec, runtime)
+    for first in range(missing.start, missing.stop, together):
+        group = range(first, min(first + together, missing.stop))
+        seeds = [derive_seed(key, "evaluate", evaluation.network, index) for index in group]
+        phase = f"evaluate {evaluation.name} {group.start}-{group.stop}"
+        training = Training(Ensemble(network, seeds, runtime), data, recipe, strategy, learned_lr)
+        for step in run.loop(phase, training.total_steps, training=training):
+            run.log(loss=training.step(step).mean())
+        entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, TrainingSet.real(test))
+        entry["seconds"] += run.phases[phase]["seconds"]
+        del training  # before the next group is there
     entry["peak_memory_mib"] = runtime.peak_memory_mib()
     return entry
+
+
+def at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, runtime: Runtime) -> int:
+    """Networks that are trained together on so many images: what runs side by side takes memory for each."""
+    if not runtime.batched:
+        return evaluation.nets
+    return trained_at_once(evaluation, images, spec, runtime.gpu_bytes())

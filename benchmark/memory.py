@@ -27,6 +27,9 @@ MATCHED = 5.0
 """The same for a pass whose gradient is differentiated again (7.3 MB an image of 32x32x3 in a ConvNet of width 128, see
 `PIXELS_AT_ONCE`, which keeps 1.6 MB for a plain backward pass)."""
 
+USABLE = 0.9
+"""Of a GPU, before its allocator's gaps make the difference."""
+
 OPTIMISED = 4
 """Copies of a network's parameters while it is trained: itself, gradients, momentum, and one that is being made."""
 
@@ -53,12 +56,26 @@ def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
 
 
 def scoring_bytes(job: Job, evaluation: Evaluation, spec: DatasetSpec) -> int:
-    """Peak bytes of a GPU that one evaluation of a cell takes; its networks are trained together."""
+    """Peak bytes of a GPU that one evaluation of a cell takes with its networks trained together, as they are where
+    there is room (`trained_at_once`)."""
     cell, method = job.cell, registry.get(job.cell.method)
     images = method.decoded(method.Hyper(**cell.hyper), spec, cell.budget_on(spec))
+    return math.ceil(standing_bytes(spec) + evaluation.nets * network_bytes(evaluation, images, spec))
+
+
+def network_bytes(evaluation: Evaluation, images: int, spec: DatasetSpec) -> float:
+    """What each network takes that an evaluation trains on so many images."""
     kept = TRAINED * evaluation.batch(images) * kept_bytes(evaluation.network, spec)
-    one = kept + OPTIMISED * parameter_bytes(evaluation.network, spec)
-    return math.ceil(standing_bytes(spec) + evaluation.nets * one)
+    return kept + OPTIMISED * parameter_bytes(evaluation.network, spec)
+
+
+def trained_at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, available: int) -> int:
+    """Networks, one at least, that a GPU of `available` bytes trains together.
+
+    Its whole memory counts, not what is free at the moment: an evaluation that is resumed has the groups it had.
+    """
+    room = USABLE * available - standing_bytes(spec)
+    return max(1, int(room / network_bytes(evaluation, images, spec)))
 
 
 def standing_bytes(spec: DatasetSpec) -> int:

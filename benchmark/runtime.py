@@ -95,6 +95,10 @@ class Runtime:
             return torch.cuda.mem_get_info(self.device)[0] / MIB
         return _read_mib("/proc/meminfo", "MemAvailable")
 
+    def gpu_bytes(self) -> int:
+        """Memory of the GPU, free or not."""
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def describe(self) -> str:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)

@@ -58,6 +58,20 @@ def test_it_grows_with_the_networks_trained_at_once(like_cifar):
     assert sizes[0] < sizes[1] < sizes[2]
 
 
+@pytest.mark.parametrize(("network", "gib"), [("densenet121", 24), ("densenet121", 80), ("convnet", 8), ("vgg16", 4)])
+def test_as_many_networks_as_fit_are_trained_at_once(like_cifar, network, gib):
+    job = short_job(Random, like_cifar, 50)
+    asked = dataclasses.replace(job.evaluations[0], network=network, nets=1)
+    together = memory.trained_at_once(asked, 500, CIFAR, gib * 2**30)
+
+    def needed(nets):
+        return memory.scoring_bytes(job, dataclasses.replace(asked, nets=nets), CIFAR)
+
+    assert together == 1 or needed(together) <= 0.9 * gib * 2**30
+    assert needed(together + 1) > 0.9 * gib * 2**30
+    assert memory.trained_at_once(asked, 500, CIFAR, 2**20) == 1
+
+
 def test_small_images_take_little(digits):
     assert predicted_bytes(short_job(DC, digits, 10), digits.spec) < 2 * 2**30
 

@@ -2,19 +2,22 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from benchmark import registry
+from benchmark import data, registry
 from benchmark.artifact import ArtifactError, load_artifact
 from benchmark.cells import Evaluation
+from benchmark.evaluation import at_once
 from benchmark.recipes import Recipe
 from benchmark.run import Stopped
 from benchmark.runtime import Runtime
 from benchmark.store import Store, sealed
 from benchmark.testing import short_job
+from benchmark.trainer import Training
 from benchmark.worker import CONDENSED, Worker, draws_of
 from tests.core.toys import SHORT, Drift, Failing, toy_job
 
@@ -114,6 +117,53 @@ def test_three_and_two_more_score_like_five(run, store, tmp_path, digits):
     # One batched computation of five rounds otherwise than three and two: a borderline image may change sides.
     assert grown == pytest.approx(at_once, abs=2.01 / len(digits.test))
     assert grown[:3] == pytest.approx(at_once[:3], abs=2.01 / len(digits.test))
+
+
+PLAIN = Runtime(torch.device("cpu"), "reference")
+"""One network at a time, so that nothing rounds otherwise in another group."""
+
+
+@pytest.fixture
+def evaluated(digits, toys, monkeypatch):
+    """evaluated(store, networks at once, should_stop) -> the evaluation of five networks."""
+
+    def evaluated(store, together, stop=lambda: False):
+        monkeypatch.setattr("benchmark.evaluation.at_once", lambda *_: together)
+        return Worker(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits)["evaluations"][0]
+
+    return evaluated
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_groups_of_networks_score_like_all_at_once(evaluated, tmp_path, together):
+    store = Store(tmp_path / "groups")
+    found, expected = evaluated(store, together), evaluated(Store(tmp_path / "whole"), 5)
+    assert len(expected["accuracies"]) == 5
+    assert found["accuracies"] == expected["accuracies"]
+    phases = dict.fromkeys(phase for phase, *_ in log_of(store, toy_job()) if phase != "condense")
+    names = {1: ["0-1", "1-2", "2-3", "3-4", "4-5"], 2: ["0-2", "2-4", "4-5"], 4: ["0-4", "4-5"]}[together]
+    assert list(phases) == [f"evaluate unified-convnet {name}" for name in names]
+
+
+def test_an_evaluation_in_groups_goes_on_where_it_was_stopped(evaluated, tmp_path, monkeypatch):
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    expected, steps, step = evaluated(whole, 2), [], Training.step
+    monkeypatch.setattr(Training, "step", lambda self, i: (steps.append((len(self.ensemble), i)), step(self, i))[1])
+    with pytest.raises(Stopped, match="2-4 stopped after step 2"):
+        evaluated(parts, 2, lambda: len(steps) == 5)
+    found = evaluated(parts, 2)
+    assert steps == [(2, 0), (2, 1), (2, 2)] * 2 + [(1, 0), (1, 1), (1, 2)]
+    assert found["accuracies"] == expected["accuracies"]
+    assert log_of(parts, toy_job()) == log_of(whole, toy_job())
+    assert found["seconds"] > 0
+
+
+@pytest.mark.parametrize(("precision", "gib", "together"), [("float32", 24, 4), ("float32", 1, 1), ("reference", 1, 7)])
+def test_networks_are_grouped_by_the_memory_of_the_gpu(monkeypatch, precision, gib, together):
+    monkeypatch.setattr(Runtime, "gpu_bytes", lambda _: gib * 2**30)
+    spec = data.spec("cifar10", Path())
+    there = Runtime(torch.device("cuda"), precision)
+    assert at_once(unified(7, "densenet121", recipe=Recipe(steps=1, batch=64)), 100, spec, there) == together
 
 
 def test_another_network_and_another_protocol_are_added(run, store):
