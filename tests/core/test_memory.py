@@ -1,13 +1,19 @@
 """What a cell is predicted to need of a GPU."""
 
+import contextlib
 import dataclasses
 import io
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmark import data, memory, networks
+from benchmark.compiled import side_by_side
 from benchmark.estimate import Speed
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, share
@@ -56,6 +62,45 @@ def test_it_grows_with_the_networks_trained_at_once(like_cifar):
         asked = dataclasses.replace(evaluation, network=network, nets=nets)
         sizes.append(predicted_bytes(dataclasses.replace(job, evaluations=(asked,)), CIFAR))
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that what was made inside took at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.bytes, self.most = set(), 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.alive:
+                self.alive.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.bytes)
+        return made
+
+    def freed(self, address, size):
+        self.alive.remove(address)
+        self.bytes -= size
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "densenet121"])
+def test_networks_side_by_side_take_no_more_than_predicted(like_cifar, monkeypatch, name):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it knows no meta device
+    nets, images = 5, 8
+    asked = dataclasses.replace(short_job(Random, like_cifar, 50).evaluations[0], network=name)
+    network = networks.build(name, CIFAR.image_shape, CIFAR.classes).to("meta")
+    parameters = {key: p.detach().expand(nets, *p.shape).clone() for key, p in network.named_parameters()}
+    batches = torch.empty(nets, images, *CIFAR.image_shape, device="meta")
+    labels = torch.empty(nets, images, dtype=torch.int64, device="meta")
+    with Peak() as peak:
+        side_by_side(network, parameters, batches, labels, labels, torch.empty(nets, device="meta"), half=False)
+    momentum_and_themselves = 2 * nets * memory.parameter_bytes(name, CIFAR)
+    predicted = nets * memory.network_bytes(asked, images, CIFAR)
+    assert predicted / 2 < peak.most + momentum_and_themselves <= predicted
 
 
 @pytest.mark.parametrize(("network", "gib"), [("densenet121", 24), ("densenet121", 80), ("convnet", 8), ("vgg16", 4)])
