@@ -33,7 +33,7 @@ BUSY = 0.5
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 GPU_EXPERTS = 10
-"""Trained beside each other where one would not keep a GPU busy."""
+"""Trained beside each other where one would not keep a GPU busy; fewer where a group of them takes fewer."""
 
 QUICK_UNITS = ("dsa", "dm", "idc", "expert", "mtt", "evaluation-5", "loading")
 QUICK_INNER_STEPS = 4

@@ -98,7 +98,7 @@ class Bench:
     inner_steps: int | None = None
     """Of the unrolled units; None for each one's own."""
     experts: int = 1
-    """Trained beside each other in the unit of that name."""
+    """Trained beside each other in the unit of that name; as many as one group takes, if that is less."""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -228,11 +228,12 @@ def _expert(name: str, ipc: int, bench: Bench) -> Unit:
     task = replace(with_few(bench.task(name, ipc), EXPERT_IMAGES), cache=None)  # or they would be found trained
     recipe, images = expert_recipe(EXPERT_EPOCHS), TrainingSet.real(task.train)
     trainer = ExpertTrainer(task, Run(), recipe)
-    seeds = [derive_seed(trainer.purpose, expert) for expert in range(bench.experts)]
-    title = f"epoch of {bench.experts} expert{'s' * (bench.experts > 1)}, {len(images):,} images"
+    count = len(trainer.groups([*range(bench.experts)], [-1] * bench.experts)[0])  # the loop of a second is not timed
+    seeds = [derive_seed(trainer.purpose, expert) for expert in range(count)]
+    title = f"epoch of {count} expert{'s' * (count > 1)}, {len(images):,} images"
     return _training(
         name, None, title, "experts", recipe.steps_per_epoch(len(images)), trainer.network, images, recipe, seeds,
-        bench.spec, lambda run: trajectories(task, run, bench.experts, recipe),
+        bench.spec, lambda run: trajectories(task, run, count, recipe),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmark import augment, data, registry
+from benchmark import augment, data, experts, networks, registry
 from benchmark.augment import diffaug, dsa
 from benchmark.data import Dataset
 from benchmark.runtime import Runtime
@@ -105,6 +105,21 @@ def test_networks_are_trained_alike(name, runtime, tmp_path, monkeypatch):
     for index, (network, before) in enumerate(zip(plain.networks, first, strict=True)):
         p, q, start = flat(network.parameters()), flat(ensemble.member(index).values()), flat(before)
         assert (p - q).norm() < TOLERANCE * (p - start).norm()
+
+
+def test_as_many_experts_are_timed_as_one_group_takes(tmp_path, monkeypatch):
+    """Both sides and the count of operations: on CIFAR-10's shapes a group of ten would be eight and two."""
+    alone, pair, four = (dataclasses.replace(bench(tmp_path, LOOP), experts=count) for count in (1, 2, 4))
+    flops = units.build("expert", 1, pair).flops
+    assert flops == 2 * units.build("expert", 1, alone).flops
+    network = networks.build_matching(pair.spec.image_shape, pair.spec.classes)
+    snapshots = 4 * sum(p.numel() for p in network.parameters()) * (units.EXPERT_EPOCHS + 1)
+    monkeypatch.setattr(experts, "SNAPSHOT_BYTES", 3 * snapshots - 1)
+    made = []
+    monkeypatch.setattr(training, "PlainTraining", lambda network, seeds, *rest: made.append(seeds))
+    unit = units.build("expert", 1, four)
+    assert unit.flops == flops and unit.title.startswith("epoch of 2 experts")
+    assert len(run_product(unit, steps=1).state["training"].ensemble) == len(made[0]) == 2
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
