@@ -56,7 +56,7 @@ class Cost:
     cpu_milliseconds: list[float] = field(default_factory=list)
     """Processor time of all threads: of one thread, what a machine would take that has nothing else to do."""
     first_milliseconds: float | None = None
-    """Of the very first time, compiling included."""
+    """From the unit's construction to the end of its first time, with what either compiles."""
     peak_mib: float | None = None
     """Memory of one unit, above what was there before it."""
     launches: int | None = None
@@ -69,20 +69,23 @@ class Cost:
 
 def measure(unit: Unit, runtime: Runtime, repetitions: int) -> tuple[Cost, Cost]:
     """(the product's cost, the plain reference's) of a unit, timed `repetitions` times in turns after a warm-up."""
-    product, plain = Cost(), Cost()
+    product, plain, first = Cost(), Cost(), Cost()
+    since_construction = contextlib.ExitStack()
 
     def samples() -> Iterator[AbstractContextManager[Any]]:
-        first = Cost()
-        yield stopwatch(first, runtime)
+        yield since_construction
         product.first_milliseconds = first.median
         yield resources(product, runtime)
-        with default_allocator(), resources(plain, runtime):
-            unit.plain()
+        with default_allocator():
+            unit.plain()  # unmeasured, as ours above: choosing an algorithm takes memory that later times do not
+            with resources(plain, runtime):
+                unit.plain()
         for _ in range(repetitions):
             yield stopwatch(product, runtime)
             with default_allocator(), stopwatch(plain, runtime):
                 unit.plain()
 
+    since_construction.enter_context(stopwatch(first, runtime))
     unit.product(Sampled(unit.phase, unit.steps, samples()))
     return product, plain
 

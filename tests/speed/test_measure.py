@@ -1,6 +1,8 @@
 """How a unit is timed: in turns, through the run, and what is noted beside the time."""
 
+import itertools
 import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from benchmark.speed.measure import Cost, Sampled, measure, resources
 from benchmark.speed.units import Unit
 
 CPU = Runtime(torch.device("cpu"))
+needs_glibc = pytest.mark.skipif(glibc() is None, reason="the C library is not glibc")
 
 
 def test_a_loop_ends_after_its_samples_and_knows_its_full_length():
@@ -30,7 +33,7 @@ def test_other_phases_run_to_their_end():
 
 
 def test_product_and_plain_take_turns():
-    turns, lengths = [], []
+    turns = []
 
     def product(run: Run) -> None:
         for _ in run.loop("condense", 500):
@@ -39,17 +42,46 @@ def test_product_and_plain_take_turns():
     unit = Unit("toy", 1, "toy", "condense", 2, None, product, lambda: turns.append("plain"))
     ours, plain = measure(unit, CPU, repetitions=3)
     pair = ["product", "product"]
-    assert turns == [*pair, *[*pair, "plain"] * 4]  # compiling, then a warm-up of both, then what is timed
+    warm_up = [*pair, *pair, "plain", "plain"]  # of both one unmeasured and one whose resources are noted
+    assert turns == [*warm_up, *[*pair, "plain"] * 3]
     lengths = [len(cost.milliseconds) for cost in (ours, plain)]
     assert lengths == [3, 3]
     assert ours.first_milliseconds > 0 and plain.first_milliseconds is None
 
 
+def test_the_first_time_begins_with_construction():
+    """Where passes are compiled, before any loop."""
+
+    def product(run: Run) -> None:
+        time.sleep(0.1)
+        for _ in run.loop("condense", 500):
+            pass
+
+    ours, _ = measure(Unit("toy", 1, "toy", "condense", 1, None, product, lambda: None), CPU, repetitions=1)
+    assert ours.median < 100 <= ours.first_milliseconds
+
+
+@needs_glibc
+def test_memory_of_a_first_time_counts_on_neither_side():
+    """Such as what it takes to choose an algorithm."""
+    if CPU.peak_memory_mib() is None:
+        pytest.skip("the system does not tell peak memory")
+    product_times, plain_times = itertools.count(), itertools.count()
+
+    def take(times: itertools.count) -> None:
+        torch.ones((16 if next(times) else 256) * MIB // 4)
+
+    def product(run: Run) -> None:
+        for _ in run.loop("condense", 500):
+            take(product_times)
+
+    unit = Unit("toy", 1, "toy", "condense", 1, None, product, lambda: take(plain_times))
+    for cost in measure(unit, CPU, repetitions=1):
+        assert 12 < cost.peak_mib < 100
+
+
 def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / MIB
-
-
-needs_glibc = pytest.mark.skipif(glibc() is None, reason="the C library is not glibc")
 
 
 @needs_glibc
