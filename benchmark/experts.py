@@ -36,12 +36,6 @@ FORMAT = 1
 SNAPSHOT_BYTES = 2**29
 """Of one group: all of its snapshots are held in memory and are part of its checkpoints until the group is done."""
 
-TRAINING_IMAGES = {
-    "SVHN": 73_257, "CIFAR10": 50_000, "CIFAR100": 50_000, "TinyImageNet": 100_000, "MNIST": 60_000,
-    "FashionMNIST": 60_000, "digits": 1_437,
-}  # fmt: skip
-"""By data set id; for the plan, which loads no data."""
-
 
 def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:
     """MTT's: plain SGD at a constant rate under DSA with one operation a batch (METHODS 6)."""
@@ -52,7 +46,7 @@ def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:
 
 def expert_work(spec: DatasetSpec, count: int, epochs: int) -> float:
     """Images that training the experts sees, as if no other cell had trained them (500 a class if unknown)."""
-    return float(count * epochs * TRAINING_IMAGES.get(spec.published, 500 * spec.classes))
+    return float(count * epochs * (spec.train_images or 500 * spec.classes))
 
 
 class Damaged(ValueError):
