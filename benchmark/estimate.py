@@ -7,8 +7,8 @@ same kind of step, where the results folder has that; otherwise that of a convol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -25,8 +25,8 @@ from benchmark.recipes import Recipe
 from benchmark.runtime import Precision, Runtime
 from benchmark.store import is_number
 
-EVALUATION = "evaluation-5"
-"""The unit of `benchmark.speed` whose rate evaluations are taken to have."""
+EVALUATION, EXPERT = "evaluation-5", "expert"
+"""The units of `benchmark.speed` whose rates evaluations and trainings of experts are taken to have."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ class Speed:
     units: list[MeasuredUnit] = field(default_factory=list)
     """What was measured there (see `measured_units`)."""
 
-    def of(self, name: str, ipc: int, spec: DatasetSpec) -> float | None:
-        """The measured rate of a unit on images of that shape, at the nearest IPC measured; else the probe's."""
-        rates = {unit.ipc: unit.rate for unit in self.units if (unit.name, unit.dataset) == (name, spec.title)}
-        return rates[nearest_ipc(max(ipc, 1), list(rates))] if rates else self._probed
+    def of(self, names: Sequence[str], per_class: float, spec: DatasetSpec) -> float | None:
+        """The rate of the first of these units that was measured on images of that shape, at the nearest number of
+        images per class, where 0 stands for the whole training set and so for the largest; else the probe's."""
+        for name in names:
+            rates = {unit.ipc: unit.rate for unit in self.units if (unit.name, unit.dataset) == (name, spec.title)}
+            if rates:
+                return rates[nearest_ipc(per_class, list(rates)) if per_class else max(rates)]
+        return self._probed
 
     @cached_property
     def _probed(self) -> float | None:
@@ -77,29 +81,41 @@ def measured_units(measured: dict[str, Any] | None, device: str, precision: Prec
 
 def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) -> float | None:
     """Seconds to condense and evaluate one cell by itself; None where nothing is known of the speed."""
-    cell = job.cell
+    cell, (condensing, experts) = job.cell, condensing_flops(spec, budget, job)
     parts = [
-        (condensing_flops(spec, budget, job), cell.loop[0]),
-        (scoring_flops(spec, budget, job), EVALUATION),
+        (condensing, units_of(cell.loop[0]), cell.ipc),
+        (experts, [EXPERT], cell.ipc),
+        (scoring_flops(spec, budget, job), [EVALUATION], decoded(spec, budget, job) / spec.classes),
     ]
-    rates = [(flops, speed.of(unit, cell.ipc, spec)) for flops, unit in parts if flops]
+    rates = [(flops, speed.of(units, per_class, spec)) for flops, units, per_class in parts if flops]
     if not all(rate for _, rate in rates):
         return None
     return sum(flops / rate for flops, rate in rates)
 
 
-def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
-    """Floating-point operations of condensing a cell, by counting images."""
+def units_of(method: str) -> list[str]:
+    """The units that stand for a step of the method, the best first: its own and those of what it derives from."""
+    return [vars(cls)["name"] for cls in registry.get(method).__mro__ if "name" in vars(cls)]
+
+
+def decoded(spec: DatasetSpec, budget: Budget, job: Job) -> int:
+    """Images that evaluations train on; 0 for the whole training set."""
+    method = registry.get(job.cell.method)
+    return method.decoded(method.Hyper(**job.cell.hyper), spec, budget)
+
+
+def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> tuple[float, float]:
+    """Floating-point operations of condensing a cell, by counting images: (without the experts, of training those)."""
     name, values = job.cell.loop
     method, mover = registry.get(job.cell.method), registry.get(name)
     starting = method.starting(method.Hyper(**job.cell.hyper), spec, budget)
-    return starting + work_flops(mover.work(mover.Hyper(**values), spec, budget), spec)
+    work = mover.work(mover.Hyper(**values), spec, budget)
+    return starting + work_flops(replace(work, experts=0), spec), work_flops(Work(experts=work.experts), spec)
 
 
 def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
     """Floating-point operations of a job's evaluations, by counting images."""
-    method, total = registry.get(job.cell.method), 0.0
-    images = method.decoded(method.Hyper(**job.cell.hyper), spec, budget)
+    images, total = decoded(spec, budget, job), 0.0
     for evaluation in job.evaluations:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
         steps = recipe.total_steps(max(images, 1))
@@ -111,7 +127,7 @@ def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
 def work_flops(work: Work, spec: DatasetSpec) -> float:
     """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
     forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
-    return forward * (work.forward + TRAINED_COST * work.trained + MATCHED_COST * work.matched)
+    return forward * (work.forward + TRAINED_COST * (work.trained + work.experts) + MATCHED_COST * work.matched)
 
 
 @cache

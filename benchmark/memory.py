@@ -52,7 +52,8 @@ def condensing_bytes(job: Job, spec: DatasetSpec) -> int:
     at_once = (job.microbatch or math.inf) * spec.classes
     real = min(PIXELS_AT_ONCE / spec.pixels, spec.train_images or math.inf, at_once)
     synthetic = min(PIXELS_AT_ONCE / spec.pixels, SYNTHETIC_AT_MOST * spec.classes)
-    seen = max(TRAINED * min(work.trained, real), min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
+    trained = TRAINED * min(work.trained + work.experts, real)
+    seen = max(trained, min(work.forward, real)) + MATCHED * min(work.matched, synthetic)
     return math.ceil(standing_bytes(spec) + seen * kept_bytes("convnet", spec))
 
 

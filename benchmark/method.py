@@ -71,9 +71,11 @@ class Work:
     """Forward and backward to the parameters."""
     matched: float = 0.0
     """Forward, backward with a graph, and backward through that to the pixels."""
+    experts: float = 0.0
+    """As `trained`, of the networks that are trained before the loop, several at once and at a speed of their own."""
 
 
-def nearest_ipc(ipc: int, listed: list[int]) -> int:
+def nearest_ipc(ipc: float, listed: list[int]) -> int:
     """The listed IPC nearest on a log scale; the smaller one in a tie."""
     return min(sorted(listed), key=lambda other: abs(math.log(ipc / other)))
 

@@ -106,7 +106,7 @@ class HaBa(MTT):
         batch = min(hyper.batch_syn or bases, bases)
         seen, pairs = hyper.iterations * hyper.syn_steps * batch, hyper.iterations * 2 * batch
         experts = expert_work(spec, hyper.experts, hyper.expert_length)
-        return Work(trained=seen + 2 * pairs + experts, matched=seen)
+        return Work(trained=seen + 2 * pairs, matched=seen, experts=experts)
 
     @classmethod
     def starting(cls, hyper: HaBaHyper, spec: DatasetSpec, budget: Budget) -> float:

@@ -156,7 +156,7 @@ class MTT(Method):
     def work(cls, hyper: MTTHyper, spec: DatasetSpec, budget: Budget) -> Work:
         images = budget.ipc * spec.classes
         seen = hyper.iterations * hyper.syn_steps * min(hyper.batch_syn or images, images)
-        return Work(trained=seen + expert_work(spec, hyper.experts, hyper.expert_length), matched=seen)
+        return Work(trained=seen, matched=seen, experts=expert_work(spec, hyper.experts, hyper.expert_length))
 
     @classmethod
     def native_recipe(cls, hyper: MTTHyper, spec: DatasetSpec, ipc: int) -> Recipe:

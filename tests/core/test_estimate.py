@@ -1,6 +1,7 @@
 """What a cell is estimated to take, by a probe of the machine or by measured steps."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -9,13 +10,17 @@ from benchmark.budget import Budget
 from benchmark.cells import Job
 from benchmark.estimate import (
     EVALUATION,
+    EXPERT,
     MeasuredUnit,
     Speed,
     condensing_flops,
     estimate_seconds,
     measured_units,
     scoring_flops,
+    units_of,
+    work_flops,
 )
+from benchmark.method import Work
 from benchmark.testing import short_job
 
 
@@ -38,7 +43,7 @@ def dm(digits):
 
 def test_without_measurements_the_probe_counts_for_all(dm):
     spec, budget, job = dm
-    flops = condensing_flops(spec, budget, job) + scoring_flops(spec, budget, job)
+    flops = sum(condensing_flops(spec, budget, job)) + scoring_flops(spec, budget, job)
     assert estimate_seconds(*dm, Speed(lambda: 1e9)) == pytest.approx(flops / 1e9)
     assert estimate_seconds(*dm, Speed(lambda: None)) is None
     assert estimate_seconds(spec, budget, Job(job.cell, ()), Speed(lambda: 1e9)) < flops / 1e9
@@ -51,7 +56,7 @@ def test_measured_steps_of_the_nearest_size_count(dm):
     def probe():
         raise AssertionError("nothing is to be tried out")
 
-    expected = condensing_flops(*dm) / 4e9 + scoring_flops(*dm) / 2e9
+    expected = sum(condensing_flops(*dm)) / 4e9 + scoring_flops(*dm) / 2e9
     assert estimate_seconds(*dm, Speed(probe, units)) == pytest.approx(expected)
     other = [dataclasses.replace(entry, dataset="CIFAR-10") for entry in units]
     assert estimate_seconds(*dm, Speed(lambda: 1e9, other)) == estimate_seconds(*dm, Speed(lambda: 1e9))
@@ -82,5 +87,45 @@ def test_a_start_is_counted_under_any_loop(digits):
     moved = dataclasses.replace(cell, objective="dm", objective_hyper=other.hyper)
     starting = hmn.starting(hmn.Hyper(**cell.hyper), spec, budget)
     assert starting > 0
-    loop = condensing_flops(spec, budget, Job(other, ()))
-    assert condensing_flops(spec, budget, Job(moved, ())) == starting + loop
+    loop, _ = condensing_flops(spec, budget, Job(other, ()))
+    assert condensing_flops(spec, budget, Job(moved, ())) == (starting + loop, 0)
+
+
+@pytest.mark.parametrize("name", ["mtt", "haba"])
+def test_experts_have_a_speed_of_their_own(name, digits):
+    spec, budget = digits.spec, Budget(10, digits.spec.classes, digits.spec.image_shape)
+    job = Job(short_job(registry.get(name), digits, 10).cell, ())
+    loop, experts = condensing_flops(spec, budget, job)
+    epochs = registry.get(name).Hyper(**job.cell.hyper).expert_length
+    assert experts == work_flops(Work(trained=job.cell.hyper["experts"] * epochs * len(digits.train)), spec)
+    units = [MeasuredUnit(name, spec.title, 10, 1e9), MeasuredUnit(EXPERT, spec.title, 1, 4e9)]
+    assert estimate_seconds(spec, budget, job, Speed(lambda: None, units)) == pytest.approx(loop / 1e9 + experts / 4e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "ipc", "nearest"), [("whole", 0, 50), ("random", 1, 1), ("idc", 1, 4), ("idc", 10, 50)]
+)
+def test_evaluations_have_the_speed_of_as_many_images(name, ipc, nearest, digits):
+    """IDC decodes four from each it stores."""
+    spec, budget = digits.spec, Budget(ipc, digits.spec.classes, digits.spec.image_shape)
+    job = short_job(registry.get(name), digits, ipc)
+    scoring = scoring_flops(spec, budget, job)
+    loop = [MeasuredUnit(name, spec.title, 1, math.inf)]  # takes no time
+    units = [MeasuredUnit(EVALUATION, spec.title, size, 1e9 * size) for size in (1, 4, 50)]
+    assert estimate_seconds(spec, budget, job, Speed(lambda: None, loop + units)) == scoring / (1e9 * nearest)
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "unit"),
+    [
+        ("cafe-dsa", ["cafe", "dm"], "cafe"),
+        ("hmn-random", ["idc", "hmn"], "hmn"),
+        ("dsa", ["dc", "dsa"], "dsa"),
+        ("dsa", ["dc"], "dc"),
+    ],
+)
+def test_a_method_without_a_unit_has_the_speed_of_what_it_derives_from(name, measured, unit, digits):
+    rates = {other: 1e9 + number for number, other in enumerate(measured)}
+    speed = Speed(lambda: None, [MeasuredUnit(other, digits.spec.title, 10, rate) for other, rate in rates.items()])
+    assert speed.of(units_of(name), 10, digits.spec) == rates[unit]
+    assert speed.of(units_of("linba"), 10, digits.spec) is None
