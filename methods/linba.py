@@ -182,7 +182,8 @@ class LinBa(Method):
             inner, real, labels = self.draw(container, task)
             unroll = Unroll(network, inner, hyper.inner_steps, hyper.mom_net, passes=passes)
             weights = unroll.forward(flatten(network), lr)
-            loss, cotangent = loss_and_gradient(network, weights, real, labels, task.microbatch)
+            at_once = task.microbatch and task.microbatch * task.classes
+            loss, cotangent = loss_and_gradient(network, weights, real, labels, at_once)
             if task.held_out is not None and step % hyper.validate_every == 0:
                 stop.look(accuracy(network, weights, task.held_out), step)
             optimiser.zero_grad()

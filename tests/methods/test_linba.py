@@ -14,6 +14,7 @@ from benchmark.budget import Budget, BudgetError, TooFewImages
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
 from benchmark.method import Schedule
+from benchmark.objectives import real_parts
 from benchmark.run import Run, Stopped
 from benchmark.testing import check_method
 from benchmark.unroll import Unroll, flatten, unflatten
@@ -256,6 +257,14 @@ def test_other_loops_move_it_and_it_moves_other_containers():
     pixels = DM(DMHyper(), LinBa(dataclasses.replace(HYPER, clip=2.0))).condense(toy_task(ipc=2), Run())
     first = DM(DMHyper()).start(toy_task(ipc=2), Run())
     assert not torch.equal(pixels.pixels, first.pixels)
+
+
+def test_a_microbatch_is_so_many_images_of_every_class(monkeypatch):
+    seen = []
+    monkeypatch.setattr("methods.linba.real_parts", lambda *args: seen.append(real_parts(*args)) or seen[-1])
+    task = dataclasses.replace(toy_task(ipc=2, counts=(9, 8, 7)), microbatch=2)
+    LinBa(dataclasses.replace(HYPER, iterations=1, batch_real=5)).condense(task, Run())
+    assert [[len(part) for part, _ in parts] for parts in seen] == [[2 * 3, 2 * 3, 3]]
 
 
 @pytest.mark.parametrize("ipc", [1, 2])
