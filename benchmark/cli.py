@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,17 +20,18 @@ from benchmark import __version__, data, estimate, pool, registry
 from benchmark.artifact import ArtifactError
 from benchmark.budget import BudgetError, CellError
 from benchmark.cells import Job
-from benchmark.data import DataError, Dataset
+from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.failures import describe_failure, failure_word, mend
 from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
 from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
+from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu
 from benchmark.options import Options, UsageError, grid_of, parse
 from benchmark.plan import Entry, Grid, make_plan
 from benchmark.progress import Display
-from benchmark.runtime import Runtime, has_fast_bf16, set_up, settle_compiler
+from benchmark.runtime import MIB, Runtime, has_fast_bf16, set_up, settle_compiler
 from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
 
@@ -100,11 +102,13 @@ def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_
     """Plan and run a grid in this process, or in several on this machine."""
     place = runtime.describe()
     units = estimate.measured_units(store.speed(), place, runtime.precision)
-    entries = plan_of(grid, store, estimate.Speed(lambda: estimate.probe_speed(runtime), units))
+    gpu, mib = runtime.device.type == "cuda", runtime.peak_memory_mib()
+    predict = predicted_bytes if gpu else partial(predicted_bytes_on_cpu, process=mib and mib * MIB)
+    entries = plan_of(grid, store, estimate.Speed(lambda: estimate.probe_speed(runtime), units), predict)
     to_do = sum(entry.state == "to do" for entry in entries)
     workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
     place += ", by the steps in speed.json" if units else ""
-    print_plan(entries, place, workers, runtime.device.type == "cuda", console)
+    print_plan(entries, place, workers, gpu, console)
     if options.plan:
         return 0
 
@@ -151,9 +155,11 @@ def longest_first(jobs: list[Job], entries: list[Entry]) -> list[Job]:
     return sorted(jobs, key=lambda job: -cost[job.cell.key])
 
 
-def plan_of(grid: Grid, store: Store, speed: estimate.Speed) -> list[Entry]:
+def plan_of(
+    grid: Grid, store: Store, speed: estimate.Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
+) -> list[Entry]:
     try:
-        return make_plan(grid, store, speed)
+        return make_plan(grid, store, speed, predict)
     except ValueError as error:  # images too small for a network
         raise UsageError(str(error)) from None
 

@@ -38,13 +38,13 @@ def duration(seconds: float) -> str:
 def print_plan(entries: Sequence[Entry], place: str, processes: int, gpu: bool, console: Console) -> None:
     """One line a cell: state, floats, estimated cost; then the totals.
 
-    place: what the cells would run on. gpu: whether that is GPUs: then the memory that a cell is predicted to take is
-    shown, and processes divide the time, each having a GPU of its own; those of a CPU do not.
+    place: what the cells would run on. gpu: whether that is GPUs: then the memory shown is theirs, and processes divide
+    the time, each having a GPU of its own; those of a CPU do not.
     """
     table = Table(box=None, title=f"Plan on {place}", title_justify="left")
-    numbers = ("IPC", "seed", "floats", "x budget", "estimate", "GPU memory")
+    numbers = ("IPC", "seed", "floats", "x budget", "estimate", "GPU memory" if gpu else "memory")
     columns = ("data set", "method", *numbers[:2], "schedule", "evaluation", *numbers[2:4], "state", *numbers[4:])
-    for column in columns if gpu else columns[:-1]:
+    for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left")
     for entry in entries:
         cell = entry.job.cell
@@ -60,7 +60,7 @@ def print_plan(entries: Sequence[Entry], place: str, processes: int, gpu: bool, 
             f"{entry.budget.multiple(entry.floats):.3f}" if entry.floats else "-",
             escape(f"blocked: {entry.reason}") if entry.state == "blocked" else entry.state,
             duration(entry.seconds) if entry.seconds is not None else "-",
-            *([f"{entry.gpu_bytes / 2**30:.1f} GiB" if entry.state == "to do" else "-"] if gpu else []),
+            f"{entry.memory / 2**30:.1f} GiB" if entry.state == "to do" else "-",
         )
     console.print(table)
     counts = {state: sum(entry.state == state for entry in entries) for state in ("done", "to do", "blocked")}

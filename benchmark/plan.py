@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -162,15 +162,17 @@ class Entry:
     budget: Budget
     seconds: float | None
     """Estimated; None where nothing can be said."""
-    gpu_bytes: int
-    """Memory it is predicted to take of a GPU; 0 where nothing is to do."""
+    memory: int
+    """Bytes it is predicted to take where it would run; 0 where nothing is to do."""
 
 
-def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
+def make_plan(
+    grid: Grid, store: Store, speed: Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
+) -> list[Entry]:
     """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
 
-    speed: of where the jobs would run. Raises ValueError for images too small for a network and for settings that make
-    no set.
+    speed: of where the jobs would run. predict: the bytes that one takes there; by default of a GPU. Raises ValueError
+    for images too small for a network and for settings that make no set.
     """
     specs = {spec.name: spec for spec in grid.datasets}
     entries = []
@@ -179,7 +181,7 @@ def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
         method = registry.get(cell.method)
         hyper = method.Hyper(**cell.hyper)
         budget = cell.budget_on(spec)
-        state, reason, floats, seconds, gpu_bytes = "to do", "", 0, None, 0
+        state, reason, floats, seconds, memory = "to do", "", 0, None, 0
         try:
             floats = method.storage(hyper, spec, budget)
             budget.check(floats)
@@ -187,12 +189,12 @@ def make_plan(grid: Grid, store: Store, speed: Speed) -> list[Entry]:
                 state = "done"
             if state == "to do":
                 seconds = estimate_seconds(spec, budget, job, speed)
-                gpu_bytes = predicted_bytes(job, spec)
+                memory = predict(job, spec)
         except BudgetError as error:
             state, reason = "blocked", str(error)
         except (ValueError, ArithmeticError) as error:
             if not cell.variant:
                 raise
             raise ValueError(f"{cell.label}: {error}; choose other values for --set") from None
-        entries.append(Entry(job, state, reason, floats, budget, seconds, gpu_bytes))
+        entries.append(Entry(job, state, reason, floats, budget, seconds, memory))
     return entries
