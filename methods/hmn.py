@@ -9,9 +9,10 @@ Then       condensed with 10 % more storage than the budget; of each class the f
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
            docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
-Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01 everywhere (docs/hmn.md), where
-           0.02 is recalled for 100 and 200 classes; rows of the memories that a step does not show keep value and Adam
-           state; beta of a pilot is each repetition's own unless `beta` fixes it
+Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01 everywhere, where 0.02 is
+           recalled for 100 and 200 classes, and without its decay above 16 pixels (docs/hmn.md); rows of the memories
+           that a step does not show keep value and Adam state; beta of a pilot is each repetition's own unless `beta`
+           fixes it
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ FEWEST_IMAGES = 2
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
+DECAYED_SIDE, DECAY = 16, 0.1
+"""Images up to so many pixels are condensed with such a decay; on larger ones none scored higher (docs/hmn.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HMNHyper(LoopHyper):
@@ -71,7 +75,7 @@ class HMNHyper(LoopHyper):
     """Of the warm start, falling to zero along a cosine."""
     lr_img: float = 1e-2
     """Of Adam, on everything the container stores."""
-    decay: float = 0.1
+    decay: float = 1.0
     """Factor on the learning rate at 60 % and again at 80 % of the steps."""
     beta1: float = 0.9
     beta2: float = 0.99
@@ -125,7 +129,8 @@ class HMN(IDC):
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
         layout = asdict(layout_for(spec.classes, spec.image_shape, ipc))
-        return values | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
+        decay = {"decay": DECAY} if max(spec.height, spec.width) <= DECAYED_SIDE else {}
+        return values | decay | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
 
     @classmethod
     def hyper_parameters(
