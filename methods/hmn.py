@@ -9,10 +9,10 @@ Then       condensed with 10 % more storage than the budget; of each class the f
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
            docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
-Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01 everywhere, where 0.02 is
-           recalled for 100 and 200 classes, and without its decay above 16 pixels (docs/hmn.md); rows of the memories
-           that a step does not show keep value and Adam state; beta of a pilot is each repetition's own unless `beta`
-           fixes it
+Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01, at 0.003 above 32 pixels where
+           0.02 is recalled for 100 and 200 classes, and without its decay above 16 pixels (docs/hmn.md); rows of the
+           memories that a step does not show keep value and Adam state; beta of a pilot is each repetition's own
+           unless `beta` fixes it
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ FEWEST_IMAGES = 2
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
-DECAYED_SIDE, DECAY = 16, 0.1
-"""Images up to so many pixels are condensed with such a decay; on larger ones none scored higher (docs/hmn.md)."""
+FOUND = ((16, {"lr_img": 1e-2, "decay": 0.1}), (32, {"lr_img": 1e-2, "decay": 1.0}))
+"""What scored highest on held-out training images (docs/hmn.md), by the longer side in pixels up to which it holds."""
+
+FOUND_ABOVE = {"lr_img": 3e-3, "decay": 1.0}
+"""For larger images; of the rate there is weak evidence, of the decay none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +132,9 @@ class HMN(IDC):
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
         layout = asdict(layout_for(spec.classes, spec.image_shape, ipc))
-        decay = {"decay": DECAY} if max(spec.height, spec.width) <= DECAYED_SIDE else {}
-        return values | decay | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
+        side = max(spec.height, spec.width)
+        found = next((settings for most, settings in FOUND if side <= most), FOUND_ABOVE)
+        return values | found | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
 
     @classmethod
     def hyper_parameters(

@@ -339,9 +339,11 @@ def test_the_warm_start_shows_real_images_each_its_own():
         assert len(nearest[container.labels == c].unique()) >= min(5, container.per_class)
 
 
-def test_only_tiny_images_have_a_decay():
-    for name, decay in (("digits", 0.1), ("mnist", 1.0), ("cifar10", 1.0), ("tiny-imagenet", 1.0)):
-        assert HMN.hyper_parameters(data.spec(name, Path()), 1, QUICK).decay == decay
+def test_rate_and_decay_go_by_the_size_of_the_images():
+    found = {"digits": (0.01, 0.1), "mnist": (0.01, 1.0), "cifar10": (0.01, 1.0), "tiny-imagenet": (0.003, 1.0)}
+    for name, expected in found.items():
+        hyper = HMN.hyper_parameters(data.spec(name, Path()), 1, QUICK)
+        assert (hyper.lr_img, hyper.decay) == expected
     assert HMN.hyper_parameters(data.spec("cifar10", Path()), 1, QUICK, {"decay": 0.1}).decay == 0.1
 
 
@@ -523,7 +525,7 @@ def test_the_selection_has_no_way_to_the_test_split():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['dataset']}-{row['ipc']}")
 def test_settings_of_the_listed_cells(row):
-    """As recalled, but for the learning rate: 0.01 and no decay is what was found (docs/hmn.md)."""
+    """As recalled, but for the learning rate: what was found for images of its size (docs/hmn.md)."""
     names = {"TinyImageNet": "tiny-imagenet"}
     spec, ipc = data.spec(names.get(row["dataset"], row["dataset"].lower()), Path("nowhere")), int(row["ipc"])
     hyper = HMN.hyper_parameters(spec, ipc, PAPER)
@@ -543,7 +545,7 @@ def test_settings_of_the_listed_cells(row):
     assert hyper.classes_per_step == int(inner["classes_per_step"])
     assert row["optimiser"] == f"Adam ({hyper.beta1}; {hyper.beta2}); rows without gradient skipped"
     assert (row["lr_schedule"], hyper.decay) == ("x0.1 at 60 % and 80 %", 1.0)
-    assert hyper.lr_img == 0.01 == float(row["lr_img"]) / (1 if spec.classes == 10 else 2)
+    assert hyper.lr_img == (0.003 if spec.height == 64 else 0.01)
     assert (hyper.lr_net, hyper.mom_net, hyper.wd_net) == tuple(
         float(row[name]) for name in ("lr_net", "mom_net", "wd_net")
     )
