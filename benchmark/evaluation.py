@@ -102,6 +102,5 @@ def evaluate(
 
 def at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, runtime: Runtime) -> int:
     """Networks that are trained together on so many images: what runs side by side takes memory for each."""
-    if not runtime.batched:
-        return evaluation.nets
-    return trained_at_once(evaluation, images, spec, runtime.gpu_bytes())
+    available = runtime.gpu_bytes() if runtime.batched else None
+    return trained_at_once(evaluation, images, spec, available) if available else evaluation.nets

@@ -95,9 +95,9 @@ class Runtime:
             return torch.cuda.mem_get_info(self.device)[0] / MIB
         return _read_mib("/proc/meminfo", "MemAvailable")
 
-    def gpu_bytes(self) -> int:
-        """Memory of the GPU, free or not."""
-        return torch.cuda.get_device_properties(self.device).total_memory
+    def gpu_bytes(self) -> int | None:
+        """Memory of the GPU, free or not; None on a CPU."""
+        return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
 
     def describe(self) -> str:
         if self.device.type == "cuda":
