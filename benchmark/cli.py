@@ -160,7 +160,7 @@ def plan_of(
 ) -> list[Entry]:
     try:
         return make_plan(grid, store, speed, predict)
-    except ValueError as error:  # images too small for a network
+    except ValueError as error:  # images too small for a network, or settings that make no set
         raise UsageError(str(error)) from None
 
 

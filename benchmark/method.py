@@ -113,8 +113,9 @@ class Method:
     """False where the whole training set is the result and IPC means nothing."""
 
     draws_as: ClassVar[str] = ""
-    """The method whose control this is: with equal settings both draw the same random numbers, so that they differ in
-    nothing but what the control leaves out."""
+    """Set on a method that has controls, and inherited by them: its name. With equal settings all draw the same random
+    numbers, whatever the budget's mode, so that a control differs in nothing but what it leaves out."""
+
     container_row: ClassVar[str] = ""
     """The container this method stands for when all of them are compared under one objective; empty for none."""
 

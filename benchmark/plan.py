@@ -187,7 +187,7 @@ def make_plan(
             budget.check(floats)
             if store.is_done(job):
                 state = "done"
-            if state == "to do":
+            else:
                 seconds = estimate_seconds(spec, budget, job, speed)
                 memory = predict(job, spec)
         except BudgetError as error:

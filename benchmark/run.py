@@ -161,6 +161,17 @@ class Run:
         checkpoint.save_state(path, state, header | {"notes": self.notes})
 
 
+class Prefixed:
+    """A run whose phases carry a prefix, so that one cell can condense twice."""
+
+    def __init__(self, run: Run, prefix: str) -> None:
+        self.run, self.prefix = run, prefix
+        self.log, self.note, self.should_stop = run.log, run.note, run.should_stop
+
+    def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
+        return self.run.loop(self.prefix + phase, steps, **state)
+
+
 def append_log(part: Path, whole: Path) -> None:
     """Put what a run logged in the folder `part` at the end of the log in the folder `whole`, once: lines of the same
     phases there are replaced."""

@@ -37,6 +37,9 @@ PIXELS_AT_ONCE = 2**24
 double-backward graph take about 40 GB in a ConvNet of width 128."""
 
 
+HELD_OUT, HELD_OUT_SEED = 0.1, 0
+"""The class-stratified share of the training images that decides something: the same images in every run."""
+
 SYNTHETIC_AT_MOST = 128
 """Images of one class in a matching step; containers that decode to more are sampled (METHODS 7 and 10)."""
 
@@ -56,7 +59,7 @@ class Task:
     cache: Path | None = None
     """Folder for what several cells share; None keeps nothing."""
     held_out: Split | None = None
-    """Training images that a loop decides by, when to stop for one; `train` holds none of them."""
+    """Training images that a method decides by (see `holding_out`); `train` holds none of them."""
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step; None is the whole batch."""
 
@@ -206,6 +209,15 @@ class Task:
         """(all images [N, C, H, W] as the network sees them, labels [N]), without a graph."""
         images, labels = container.decode()
         return self.as_seen(container, images).detach(), labels
+
+    def holding_out(self) -> Task:
+        """The same task without a tenth of every class, which nothing but a decision sees: see `held_out`."""
+        fit, held_out = self.train.stratified(HELD_OUT, HELD_OUT_SEED)
+        return replace(self, train=fit, held_out=held_out)
+
+    def require_held_out(self) -> None:
+        if not self.held_out:
+            raise TooFewImages(f"{self.spec.title} has no class of two training images, one of which would be held out")
 
     def step(
         self,

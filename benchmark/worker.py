@@ -219,7 +219,7 @@ def build_method(cell: Cell) -> Method:
 
 
 def draws_of(cell: Cell) -> str:
-    """What seeds the random numbers of a cell's condensation: its key, or that of the cell whose control it is."""
+    """What seeds the random numbers of a cell's condensation: its key, or the one of the cell it is a control of."""
     original = registry.get(cell.method).draws_as
     if original:
         cell = dataclasses.replace(cell, method=original, version=registry.get(original).version, budget="strict")

@@ -9,16 +9,15 @@ Then       condensed with 10 % more storage than the budget; of each class the f
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
            docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
-Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam at 0.01, at 0.003 above 32 pixels where
-           0.02 is recalled for 100 and 200 classes, and without its decay above 16 pixels (docs/hmn.md); rows of the
-           memories that a step does not show keep value and Adam state; beta of a pilot is each repetition's own
-           unless `beta` fixes it
+Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam without the recalled decay above 16
+           pixels, and at 0.01, 0.003 above 32 pixels, also where 0.02 is recalled (100 and 200 classes; docs/hmn.md);
+           rows of the memories that a step does not show keep value and Adam state; beta of a pilot is each
+           repetition's own unless `beta` fixes it
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -26,23 +25,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from benchmark.budget import Budget, BudgetError, TooFewImages
+from benchmark.budget import Budget, BudgetError
 from benchmark.containers import Container
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
-from benchmark.data import DatasetSpec, Split
+from benchmark.data import DatasetSpec
 from benchmark.evaluation import training_set
 from benchmark.method import Schedule, Work
 from benchmark.optim import RowAdam
 from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
 from benchmark.recipes import Recipe, unified
-from benchmark.run import TRAIN_POOL, Run
+from benchmark.run import TRAIN_POOL, Prefixed, Run
 from benchmark.task import Task
 from benchmark.warm_start import fit_images, fitting_flops
 from methods.idc import IDC, LoopHyper
-
-HELD_OUT, HELD_OUT_SEED = 0.1, 0
-"""The class-stratified tenth of TRAIN that scores beta: the same images in every run."""
 
 FEWEST_IMAGES = 2
 """Per class; a budget that holds fewer is too small (METHODS 1.10)."""
@@ -50,11 +46,9 @@ FEWEST_IMAGES = 2
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
-FOUND = ((16, {"lr_img": 1e-2, "decay": 0.1}), (32, {"lr_img": 1e-2, "decay": 1.0}))
-"""What scored highest on held-out training images (docs/hmn.md), by the longer side in pixels up to which it holds."""
-
-FOUND_ABOVE = {"lr_img": 3e-3, "decay": 1.0}
-"""For larger images; of the rate there is weak evidence, of the decay none."""
+FOUND = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
+"""What scored higher than the defaults on held-out training images, by the longer side in pixels up to which it holds;
+the evidence above 32 is weak (docs/hmn.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +96,7 @@ class HMN(IDC):
     """Three tiers of memory decoded to images, condensed 10 % over budget and pruned by area under the margin."""
 
     name, title, paper = "hmn", "HMN", "Zheng et al., ECCV 2024"
+    draws_as = name
     disclosure = "HMN configuration chosen by this suite; the paper's configuration is not public"
     container_row = "hmn"
     Hyper = HMNHyper
@@ -133,7 +128,7 @@ class HMN(IDC):
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
         layout = asdict(layout_for(spec.classes, spec.image_shape, ipc))
         side = max(spec.height, spec.width)
-        found = next((settings for most, settings in FOUND if side <= most), FOUND_ABOVE)
+        found = next(settings for most, settings in FOUND if side <= most)
         return values | found | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
 
     @classmethod
@@ -208,19 +203,18 @@ class HMN(IDC):
     def condense(self, task: Task, run: Run) -> Container:
         """Condense GIPC+ images per class, then keep GIPC of them."""
         final, start = self.sizes(self.hyper, task.spec, task.budget)
-        fit, held_out = task.train.stratified(HELD_OUT, HELD_OUT_SEED)
-        fitting, scores = replace(task, train=fit), None
+        fitting, scores = task.holding_out(), None
         searching = self.searching(self.hyper, task.spec, task.budget)
-        if searching and not len(held_out):
-            raise TooFewImages(f"{task.spec.title} has no class of two training images, one of which beta is scored on")
+        if searching:
+            fitting.require_held_out()
         if searching and self.hyper.split == "pilot":
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
-            scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, held_out, first)
+            scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, first)
         pool = fitting if self.hyper.split == "holdout" and self.hyper.beta == "search" else task
         container = super().condense(pool, run)
         if start > final:
-            container.keep_(self.kept(container, pool, held_out, run, scores))
+            container.keep_(self.kept(container, pool, run, scores))
         task.budget.check(container.num_floats)
         for name, value in {
             "gipc": final,
@@ -228,6 +222,7 @@ class HMN(IDC):
             "pruned_per_class": start - final,
             "split": self.hyper.split,
             TRAIN_POOL: len(pool.train),
+            "beta_scored_on": len(fitting.held_out) if searching else 0,
             "train_images_of_smallest_class": pool.smallest_class,
             "warm_start": {"steps_per_image": self.hyper.warm_start, "lr": self.hyper.warm_lr, "target": "real images"},
             "initialisation": "memories N(0,1), layers uniform within 1/sqrt(fan in)",
@@ -258,20 +253,19 @@ class HMN(IDC):
         return self.hyper.decay ** sum(progress >= share for share in DECAY_AT)
 
     def kept(
-        self, container: Hierarchical, task: Task, held_out: Split, run: Run, scores: dict[int, list[float]] | None
+        self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None
     ) -> Tensor:
         """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them, unless
         beta is given."""
         aum_KG = self.margins(container, task, run)
         trainings = self.hyper.aum_nets * (2 if scores else 1)
         if self.hyper.beta == "search":
-            scores = scores or self.beta_scores(container, aum_KG, task, held_out, run)
+            scores = scores or self.beta_scores(container, aum_KG, task, run)
             beta = best_beta(scores)
         else:
             scores, beta = {}, round(float(self.hyper.beta) * TENTHS)
         run.note("beta", beta / TENTHS)
         run.note("beta_scores", {str(tenths / TENTHS): accuracies for tenths, accuracies in scores.items()})
-        run.note("beta_scored_on", len(held_out) if scores else 0)
         run.note("trainings_for_aum", trainings)
         run.note("trainings_for_beta", sum(len(accuracies) for accuracies in scores.values()))
         return double_end(aum_KG, container.per_class - self.final(task), beta)
@@ -286,11 +280,11 @@ class HMN(IDC):
         return measure_aum(images, task, run, recipe, hyper.aum_nets, hyper.aum_points, hyper.aum_space, "margins")
 
     def beta_scores(
-        self, container: Hierarchical, aum_KG: Tensor, task: Task, held_out: Split, run: Run | Prefixed
+        self, container: Hierarchical, aum_KG: Tensor, task: Task, run: Run | Prefixed
     ) -> dict[int, list[float]]:
-        """Accuracies on `held_out` by beta in tenths."""
+        """Accuracies on the held-out images by beta in tenths."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.beta_steps)
-        images, judge = training_set(container, task.train), held_out.whitened(container.whitening)
+        images, judge = training_set(container, task.train), task.held_out.whitened(container.whitening)
         drop, grid = container.per_class - self.final(task), beta_grid(hyper)
         return search_beta(images, aum_KG, drop, grid, judge, task, run, recipe, hyper.beta_nets, "beta")
 
@@ -299,7 +293,6 @@ class HMNNoPrune(HMN):
     """Control: HMN condensed at its budget, nothing pruned; with --budget native, the over-budget set left as it is."""
 
     name, title, category, container_row = "hmn-noprune", "HMN, not pruned", "variant", ""
-    draws_as = HMN.name
     searches = False
 
     @classmethod
@@ -312,11 +305,10 @@ class HMNRandom(HMN):
     """Control: HMN condensed over budget, then as many random images of every class dropped as HMN drops."""
 
     name, title, category, container_row = "hmn-random", "HMN, pruned at random", "variant", ""
-    draws_as = HMN.name
     searches = False
 
     def kept(
-        self, container: Hierarchical, task: Task, held_out: Split, run: Run, scores: dict[int, list[float]] | None
+        self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None
     ) -> Tensor:
         drop = container.per_class - self.final(task)
         return random_positions(task.classes, container.per_class, drop, task.generator)
@@ -341,14 +333,3 @@ def layout_of(hyper: HMNHyper) -> Layout:
 def beta_grid(hyper: HMNHyper) -> range:
     """The betas that are tried, in tenths."""
     return range(0, TENTHS + 1, hyper.beta_stride)
-
-
-class Prefixed:
-    """A run whose phases carry a prefix, so that one cell can condense twice."""
-
-    def __init__(self, run: Run, prefix: str) -> None:
-        self.run, self.prefix = run, prefix
-        self.log, self.note, self.should_stop = run.log, run.note, run.should_stop
-
-    def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
-        return self.run.loop(self.prefix + phase, steps, **state)

@@ -17,7 +17,6 @@ Free pixels under the same loss, the paper's row without factorisation: `--set d
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import dsa
-from benchmark.budget import Budget, TooFewImages
+from benchmark.budget import Budget
 from benchmark.containers import Container
 from benchmark.containers.addressed import Addressed, AddressedLayout, basis_shape, default_bases
 from benchmark.data import DatasetSpec, Split
@@ -41,9 +40,6 @@ from benchmark.run import TRAIN_POOL, Run
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH
 from benchmark.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
-
-HELD_OUT, HELD_OUT_SEED = 0.1, 0
-"""The tenth of the training set that an early stop looks at, and nothing else sees."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +161,9 @@ class LinBa(Method):
     def pool(self, task: Task) -> Task:
         if not self.hyper.validate_every:
             return task
-        fit, held_out = task.train.stratified(HELD_OUT, HELD_OUT_SEED)
-        if not len(held_out):
-            raise TooFewImages(f"{task.spec.title} has no class of two training images, one of which stops LinBa")
-        return dataclasses.replace(task, train=fit, held_out=held_out)
+        task = task.holding_out()
+        task.require_held_out()
+        return task
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper, stop = self.hyper, EarlyStop(container, self.hyper.patience)

@@ -176,7 +176,7 @@ class MTT(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
-        if hyper.zca or container.space == "zca":
+        if hyper.zca:
             task = task.whitened()
         container.whitening = task.train.whitening
         experts = self.experts(task, run)

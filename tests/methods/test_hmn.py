@@ -20,11 +20,11 @@ from benchmark.method import Schedule
 from benchmark.optim import RowAdam
 from benchmark.plan import parse_overrides
 from benchmark.recipes import unified
-from benchmark.run import Run
+from benchmark.run import Prefixed, Run
 from benchmark.testing import check_method
 from benchmark.warm_start import FITTING_COST
 from benchmark.worker import describe_condensation
-from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom, Prefixed
+from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
 from tests.methods import reference_hmn
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
 
@@ -425,9 +425,10 @@ def test_held_out_images_decide_beta_alone():
     seen = []
 
     class Watched(HMN):
-        def kept(self, container, task, held_out, *arguments):
+        def kept(self, container, task, *arguments):
+            held_out = task.held_out
             seen.append((tensors_of(container), task.train.fingerprint, held_out.fingerprint, len(held_out)))
-            return super().kept(container, task, held_out, *arguments)
+            return super().kept(container, task, *arguments)
 
     for seed in (1, 2):
         Watched(TOY).condense(repainted(tall_task(), seed), Run())
