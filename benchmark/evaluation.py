@@ -18,7 +18,7 @@ from benchmark.cells import Evaluation
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset, DatasetSpec, Split
-from benchmark.memory import trained_at_once
+from benchmark.footprint import trained_at_once
 from benchmark.run import Run
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import same_training

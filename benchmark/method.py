@@ -126,6 +126,12 @@ class Method:
     """Fields of Hyper that a fractional schedule multiplies (never below 1)."""
     quick: ClassVar[dict[str, Any]] = {}
     """Fields of Hyper under the quick schedule."""
+    one_step: ClassVar[dict[str, Any]] = {}
+    """Fields of Hyper that leave a single step of the loop, with those of `scaled` at 1; the plan and the speed table
+    count by it."""
+    unrolls: ClassVar[str] = ""
+    """The field of Hyper that counts the steps of the training that the loop differentiates through, with all classes
+    in one graph; empty for a loop that does not."""
     microbatches: ClassVar[bool] = False
     """Whether the loop takes a mean over real images that `task.microbatch` may split."""
 

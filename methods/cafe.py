@@ -120,6 +120,7 @@ class CAFE(Method):
     Hyper = CAFEHyper
     microbatches = True
     scaled = ("iterations",)
+    one_step = {"max_image_steps": 1, "max_inner_epochs": 0}
     quick = {"iterations": 3, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
     augments = False
 

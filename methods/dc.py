@@ -66,6 +66,7 @@ class DC(Method):
     Hyper = DCHyper
     microbatches = True
     scaled = ("iterations",)
+    one_step = {"outer_loop": 1}
     augments = False
 
     @classmethod

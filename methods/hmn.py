@@ -113,6 +113,7 @@ class HMN(IDC):
     searches: ClassVar[bool] = True
     """Whether beta is searched for."""
     scaled = ("outer",)
+    one_step = IDC.one_step | {"aum_steps": 0, "beta_steps": 0}
     quick = {
         "outer": 5,
         "passes": 10,

@@ -88,6 +88,7 @@ class LinBa(Method):
     Hyper = LinBaHyper
     microbatches = True
     scaled = ("iterations",)
+    unrolls = "inner_steps"
     # Thirty steps find nothing from noise, so the quick schedule starts from real images and takes larger steps
     # (digits, IPC 1, held-out tenth of train: 67 % at the start, 72 % by lr_img 0.5 with 4 inner steps, 81 % with 10,
     # and 90 % by lr_img 2 with 10).

@@ -132,6 +132,7 @@ class MTT(Method):
     name, title, paper = "mtt", "MTT", "Cazenavette et al., CVPR 2022"
     Hyper = MTTHyper
     scaled = ("iterations", "experts")
+    unrolls = "syn_steps"
     quick = {"iterations": 30, "syn_steps": 10, "experts": 2, "train_epochs": 6, "batch_real": 64}
     cells = {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,13 @@ def depends_on_ipc(name: str) -> bool:
 
 
 def _method(
-    plain: Callable[..., Step], settings: Mapping[str, Any], inner: str = "", images: int = sys.maxsize
+    plain: Callable[..., Step], images: int = sys.maxsize, **settings: Any
 ) -> Callable[[str, int, Bench], Unit]:
-    """A step of a method's loop on that many training images. `inner` names the field of its inner steps."""
+    """A step of a method's loop on that many training images, at its published settings but for these."""
 
     def build(name: str, ipc: int, bench: Bench) -> Unit:
-        cls, overrides = registry.get(name), dict(settings)
+        cls = registry.get(name)
+        overrides, inner = cls.one_step | settings, cls.unrolls
         if inner and bench.inner_steps:
             overrides[inner] = bench.inner_steps
         hyper = cls.hyper_parameters(bench.spec, ipc, Schedule.parse("paper"), overrides)
@@ -274,18 +275,16 @@ def _loading(name: str, ipc: int, bench: Bench) -> Unit:
 _STUDENT = {"zca": False, "experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "syn_steps": 10}
 
 _UNITS: dict[str, Callable[[str, int, Bench], Unit]] = {
-    "dc": _method(matching.gradient_matching, {"outer_loop": 1}),
-    "dsa": _method(matching.gradient_matching, {"outer_loop": 1}),
-    "dm": _method(matching.distribution_matching, {}),
-    "cafe": _method(matching.feature_alignment, {"max_image_steps": 1, "max_inner_epochs": 0}),
-    "idc": _method(matching.multi_formation_matching, {"passes": 1}),
-    "hmn": _method(
-        matching.multi_formation_matching, {"passes": 1, "warm_start": 0, "aum_steps": 0, "beta_steps": 0}
-    ),
+    "dc": _method(matching.gradient_matching),
+    "dsa": _method(matching.gradient_matching),
+    "dm": _method(matching.distribution_matching),
+    "cafe": _method(matching.feature_alignment),
+    "idc": _method(matching.multi_formation_matching),
+    "hmn": _method(matching.multi_formation_matching, warm_start=0),
     "expert": _expert,
-    "mtt": _method(unrolled.trajectory_matching, _STUDENT, "syn_steps", STUDENT_IMAGES),
-    "haba": _method(unrolled.trajectory_matching, _STUDENT, "syn_steps", STUDENT_IMAGES),
-    "linba": _method(unrolled.training_matching, {"inner_steps": 20}, "inner_steps"),
+    "mtt": _method(unrolled.trajectory_matching, STUDENT_IMAGES, **_STUDENT),
+    "haba": _method(unrolled.trajectory_matching, STUDENT_IMAGES, **_STUDENT),
+    "linba": _method(unrolled.training_matching, inner_steps=20),
     "evaluation-5": _evaluation(5),
     "evaluation-20": _evaluation(20),
     "loading": _loading,

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark import data, memory, networks, registry
+from benchmark import data, footprint, memory, networks, registry
 from benchmark.cells import Job
 from benchmark.compiled import side_by_side
 from benchmark.estimate import Speed
@@ -41,9 +41,9 @@ def test_kept_activations_are_what_autograd_keeps():
     # the rectified output; a larger or deeper network keeps more.
     side = 128 * 4
     blocks = (3 * 4 * 1024 + 3 * side * 1024) + (side * 256 + 3 * side * 256) + (side * 64 + 3 * side * 64)
-    kept = memory.kept_bytes("convnet", CIFAR)
+    kept = footprint.kept_bytes("convnet", CIFAR)
     assert 0.5 * blocks < kept < 1.5 * blocks
-    assert all(memory.kept_bytes(name, CIFAR) > 0.9 * kept for name in networks.NAMES)
+    assert all(footprint.kept_bytes(name, CIFAR) > 0.9 * kept for name in networks.NAMES)
 
 
 def test_second_order_takes_more_than_first_and_a_coreset_least(like_cifar):
@@ -100,8 +100,8 @@ def test_networks_side_by_side_take_no_more_than_predicted(like_cifar, monkeypat
     labels = torch.empty(nets, images, dtype=torch.int64, device="meta")
     with Peak() as peak:
         side_by_side(network, parameters, batches, labels, labels, torch.empty(nets, device="meta"), half=False)
-    momentum_and_themselves = 2 * nets * memory.parameter_bytes(name, CIFAR)
-    predicted = nets * memory.network_bytes(asked, images, CIFAR)
+    momentum_and_themselves = 2 * nets * footprint.parameter_bytes(name, CIFAR)
+    predicted = nets * footprint.network_bytes(asked, images, CIFAR)
     assert predicted / 2 < peak.most + momentum_and_themselves <= predicted
 
 
@@ -109,14 +109,14 @@ def test_networks_side_by_side_take_no_more_than_predicted(like_cifar, monkeypat
 def test_as_many_networks_as_fit_are_trained_at_once(like_cifar, network, gib):
     job = short_job(Random, like_cifar, 50)
     asked = dataclasses.replace(job.evaluations[0], network=network, nets=1)
-    together = memory.trained_at_once(asked, 500, CIFAR, gib * 2**30)
+    together = footprint.trained_at_once(asked, 500, CIFAR, gib * 2**30)
 
     def needed(nets):
         return memory.scoring_bytes(job, dataclasses.replace(asked, nets=nets), CIFAR)
 
     assert together == 1 or needed(together) <= 0.9 * gib * 2**30
     assert needed(together + 1) > 0.9 * gib * 2**30
-    assert memory.trained_at_once(asked, 500, CIFAR, 2**20) == 1
+    assert footprint.trained_at_once(asked, 500, CIFAR, 2**20) == 1
 
 
 def test_small_images_take_little(digits):
@@ -159,7 +159,7 @@ def test_on_a_cpu_it_is_about_what_was_measured(name, ipc, schedule, tmp_path):
     [job] = grid_of(options, tmp_path).jobs()[:1]
     short = {field: SHORT.get(field, value) for field, value in job.cell.hyper.items()}
     job = Job(dataclasses.replace(job.cell, hyper=short), ())
-    before, loaded = 705, memory.dataset_bytes(CIFAR) / MIB
+    before, loaded = 705, footprint.dataset_bytes(CIFAR) / MIB
     process = before * MIB - memory.LATER
     predicted = predicted_bytes_on_cpu(job, CIFAR, process) / MIB
     assert predicted == pytest.approx(before + loaded + MEASURED[name, ipc], rel=0.3)
@@ -169,7 +169,7 @@ def test_on_a_cpu_an_evaluation_counts_and_a_microbatch_takes_less(like_cifar):
     job = short_job(DC, like_cifar, 1, batch_real=256)
     whole = predicted_bytes_on_cpu(job, CIFAR)
     assert predicted_bytes_on_cpu(dataclasses.replace(job, microbatch=16), CIFAR) < whole
-    standing = memory.PROCESS + memory.LATER + memory.dataset_bytes(CIFAR)
+    standing = memory.PROCESS + memory.LATER + footprint.dataset_bytes(CIFAR)
     assert standing < predicted_bytes_on_cpu(short_job(Random, like_cifar), CIFAR) < whole
 
 
