@@ -180,14 +180,14 @@ class LinBa(Method):
             weights = unroll.forward(flatten(network), lr)
             at_once = task.microbatch and task.microbatch * task.classes
             loss, cotangent = loss_and_gradient(network, weights, real, labels, at_once)
-            if task.held_out is not None and step % hyper.validate_every == 0:
+            if hyper.validate_every and step % hyper.validate_every == 0:
                 stop.look(accuracy(network, weights, task.held_out), step)
             optimiser.zero_grad()
             unroll.backward(cotangent)
             norm = torch.nn.utils.clip_grad_norm_(container.parameters(), hyper.clip)
             optimiser.step()
             run.log(loss=loss, gradient_norm=norm)
-        if task.held_out is not None:
+        if hyper.validate_every:
             stop.take_best()
             run.note("early_stop", {"step": stop.step, "held_out_accuracy": stop.score})
             run.note(TRAIN_POOL, len(task.train))

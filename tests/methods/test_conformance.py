@@ -8,11 +8,11 @@ import pytest
 import torch
 from torchvision import datasets
 
-from benchmark import data, networks, registry
+from benchmark import data, registry
 from benchmark.budget import Budget, TooFewImages
 from benchmark.cells import Evaluation
 from benchmark.method import Schedule
-from benchmark.networks.convnet import Block, matching_depth
+from benchmark.networks.convnet import Block
 from benchmark.plan import Grid
 from benchmark.recipes import Recipe
 from benchmark.run import Run
@@ -69,16 +69,6 @@ def test_a_microbatch_takes_more_passes_and_changes_nothing_but_rounding(name, m
 
 
 # The axes: every container under every loop.
-@pytest.fixture
-def narrow(monkeypatch):
-    """Experts of the width of a toy task's networks."""
-
-    def build_matching(shape, classes):
-        return networks.build("convnet", shape, classes, 16, depth=matching_depth(shape))
-
-    monkeypatch.setattr(networks, "build_matching", build_matching)
-
-
 CONTAINERS = ("dm", *(cls.name for cls in registry.all_methods().values() if cls.container_row))
 LOOPS = ("dc", "dm", "cafe", "mtt", "idc", "haba", "linba", "hmn")
 
@@ -121,6 +111,18 @@ def test_containers_are_compared_under_one_loop(dataset, tmp_path):
     assert set(loops) == {cls.name for cls in registry.all_methods().values() if cls.container_row}
     assert all(loop == loops["idc"] for loop in loops.values())
     assert loops["idc"][0] == "idc"
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_single_step_is_one(name, narrow):
+    """What the plan's memory and the speed table take for a step of the loop is one."""
+    method, task = registry.get(name), toy_task(counts=(12, 10, 11))
+    ipc = smallest_ipc(method, task.spec, **short_settings(method))
+    task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
+    settings = short_settings(method) | dict.fromkeys(method.scaled, 1) | method.one_step
+    run = Run()
+    method(method.hyper_parameters(task.spec, ipc, Schedule.parse("paper"), settings)).condense(task, run)
+    assert run.phases["condense"]["steps"] == 1
 
 
 REFUSE = {"random", "herding", "kcenter", "dsa", "dm", "mtt", "idc", "idc-i", "haba"}

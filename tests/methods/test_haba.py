@@ -180,17 +180,6 @@ HYPER = HaBaHyper(
 )  # fmt: skip
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """Every ConvNet an eighth as wide, the experts' too."""
-    build = networks.build
-
-    def build_narrow(name, shape, classes, *_, depth=None):
-        return build(name, shape, classes, 16, depth)
-
-    monkeypatch.setattr(networks, "build", build_narrow)
-
-
 @pytest.mark.parametrize(
     ("ipc", "counts", "changes"),
     [

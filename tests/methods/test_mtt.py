@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import data, networks, registry, tensor_file
+from benchmark import data, registry, tensor_file
 from benchmark.artifact import ArtifactError, load_artifact, save_artifact
 from benchmark.budget import Budget
 from benchmark.cells import Evaluation
@@ -97,17 +97,6 @@ HYPER = MTTHyper(
     iterations=4, syn_steps=3, experts=2, train_epochs=3, expert_epochs=1, max_start_epoch=2, batch_real=8, lr_img=0.05,
     lr_lr=1e-3, alpha0=0.05,
 )  # fmt: skip
-
-
-@pytest.fixture
-def narrow(monkeypatch):
-    """Every ConvNet an eighth as wide, the experts' too."""
-    build = networks.build
-
-    def build_narrow(name, shape, classes, *_, depth=None):
-        return build(name, shape, classes, 16, depth)
-
-    monkeypatch.setattr(networks, "build", build_narrow)
 
 
 @pytest.mark.parametrize(
