@@ -41,7 +41,7 @@ class NarrowTask(Task):
 
     def network(self) -> Network:
         shape = self.spec.image_shape
-        network = networks.build("convnet", shape, self.classes, 16, depth=matching_depth(shape))
+        network = networks.build("convnet", shape, self.classes, 16, depth=matching_depth(shape)).to(self.device)
         return networks.initialise_(network, self.generator)
 
 
@@ -72,4 +72,5 @@ def toy_task(
     channels = torch.ones(shape[0])
     train = DefaultPrecision(images, labels, 0.45 * channels, 0.22 * channels, len(counts))
     budget = Budget(ipc, len(counts), shape)
-    return NarrowTask(spec, train, budget, runtime, torch.Generator().manual_seed(seed))
+    generator = torch.Generator(runtime.device).manual_seed(seed)
+    return NarrowTask(spec, train.to(runtime.device), budget, runtime, generator)
