@@ -51,10 +51,14 @@ NET_COLUMNS = [
 
 
 def results_frame(rows: list[Row]) -> pd.DataFrame:
-    """`results.csv`: the columns of `RESULT_COLUMNS`, percent, empty where there is nothing."""
+    """`results.csv`: the columns of `RESULT_COLUMNS`, percent, empty where there is nothing.
+
+    A variant is named beside its method, `dm [lr_img=2]`: it is no row of the method.
+    """
     lines = []
     for row in rows:
         line = {name: getattr(row, name) for name in RESULT_COLUMNS[:7]}
+        line["method"] += f" [{row.variant}]" if row.variant else ""
         line |= {"accuracy": _round(row.accuracy), "ci95": _round(row.ci95), "nets": row.nets or 0}
         line |= {"seeds": row.seeds, "difference": _round(row.difference), "device": row.device}
         line |= {

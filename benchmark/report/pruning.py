@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmark.report.accuracy import INTERVALS, accuracy_entry, best_rows
@@ -24,32 +25,33 @@ COLUMNS = (
 
 LEGEND = (
     "Of each class the share β* of the dropped images is that of lowest area under the margin (AUM), the rest of "
-    "highest; β* was chosen on a held-out tenth of the training set. Trainings are whole trainings of a network on the "
-    "condensed set. Where condensations of several seeds differ, the value of each is given. An empty place: no such "
-    "step."
+    "highest; β* was chosen on a held-out tenth of the training set, or given by the user. Trainings are whole "
+    "trainings of a network on the condensed set. Where condensations of several seeds differ, the value of each is "
+    "given. An empty place: no such step."
 )
 
 
 def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """One table per schedule and protocol, a line per data set, IPC and method whose images are pruned."""
+    """One table per schedule, protocol and network, a line per data set, IPC and method whose images are pruned."""
     pruned = [row for row in rows if row.done and any("gipc" in notes for notes in _notes(row))]
     tables = []
-    for (schedule, protocol), members in blocks(pruned, "schedule", "protocol"):
+    for (schedule, protocol, network), members in blocks(pruned, "schedule", "protocol", "network"):
         notes, lines = Notes(titles), []
-        best = best_rows(members, lambda r: (r.dataset, r.ipc, r.network))
+        best = best_rows(members, lambda r: (r.dataset, r.ipc))
         for row in sorted(members, key=_order):
             stubs = titles.dataset(row.dataset), str(row.ipc), titles.method(row.method, row.variant)
             ids = {name: str(getattr(row, name)) for name in ("dataset", "ipc", "method", "variant")}
             rule = bool(lines) and lines[-1].stubs[:2] != stubs[:2]
             lines.append(Line(stubs, ids, _entries(row, best), notes.mark(row.method), rule))
-        block, caption = {"schedule": schedule, "protocol": protocol}, f"Pruning; {block_text(schedule, protocol)}"
+        block = {"schedule": schedule, "protocol": protocol, "network": network}
+        caption = f"Pruning, and the accuracy of {network or 'an unnamed network'}; {block_text(schedule, protocol)}"
         ends = tuple(lines), (LEGEND, INTERVALS), tuple(notes.sentences)
         tables.append(Table("pruning", block, caption, ("Data set", "IPC", "Method"), COLUMNS, *ends))
     return tables
 
 
 def _order(row: Row) -> tuple:
-    return dataset_rank(row.dataset), row.ipc, row.network, method_rank(row.method.partition("-")[0]), row.method
+    return dataset_rank(row.dataset), row.ipc, method_rank(row.method.partition("-")[0]), row.method
 
 
 def _notes(row: Row) -> list[dict[str, Any]]:
@@ -62,6 +64,8 @@ def _entries(row: Row, best: set[int]) -> tuple[Entry, ...]:
     notes = _notes(row)
     stored = number_entry(row.mean("budget_multiple"), _form)
     entries = {column.id: _noted([one.get(column.id) for one in notes]) for column in COLUMNS[:-1]}
+    if any("beta" in one and one.get("trainings_for_beta") == 0 for one in notes):
+        entries["beta"] = replace(entries["beta"], remarks=("given",))
     return *(entries | {"budget_multiple": stored}).values(), accuracy_entry(row, best)
 
 

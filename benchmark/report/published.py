@@ -57,8 +57,10 @@ CONTAINER_LOSSES = {"idc": "gradient-matching"}
 """What the published container table calls the objective of a method."""
 
 
-def lookup_container(container: str, objective: str, identifier: str, ipc: int) -> Published | None:
-    """The published accuracy of a container under an objective, or None."""
+def lookup_container(container: str, objective: str, identifier: str, ipc: int, network: str) -> Published | None:
+    """The published accuracy of a container under an objective, or None; all are the ConvNet's."""
+    if network != "convnet":
+        return None
     table = _table("published_containers.csv", "container", "loss", "dataset", "ipc")
     return table.get((container, CONTAINER_LOSSES.get(objective, ""), identifier.lower(), str(ipc)))
 

@@ -82,9 +82,9 @@ def aggregate(found: list[Observation], titles: Names) -> list[Row]:
     rows = []
     for place, groups in places.items():
         method, dataset, ipc, _, _, network = place
-        published = lookup(method, titles.identifier(dataset), ipc, network)
-        labels = _variants(groups)
-        rows += [_row(place, labels[key], members, published) for key, members in groups.items()]
+        published, labels = lookup(method, titles.identifier(dataset), ipc, network), _variants(groups)
+        for key, members in groups.items():  # what another method's loop moved was published by nobody under this name
+            rows.append(_row(place, labels[key], members, None if objective_of(members[0]) else published))
     return sorted(rows, key=row_order)
 
 
@@ -117,24 +117,32 @@ def interval(values: list[float]) -> float | None:
     return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def objective_of(observation: Observation) -> str:
+    """The method whose loop moved the container, where that is not the method itself."""
+    return str(observation.record.config.get("objective") or "")
+
+
 def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
-    """A label for each group of one visible key: its budget unless strict, then whatever still differs."""
-    by_budget: dict[str, list[tuple]] = defaultdict(list)
+    """A label for each group of one visible key: its budget unless strict, the loop unless its own, what the user set,
+    then whatever still differs."""
+    alike: dict[tuple[str, str], list[tuple]] = defaultdict(list)
     for key, members in groups.items():
-        by_budget[str(members[0].record.config.get("budget", "strict"))].append(key)
+        alike[str(members[0].record.config.get("budget", "strict")), objective_of(members[0])].append(key)
     labels = {}
-    for budget, keys in by_budget.items():
+    for (budget, objective), keys in alike.items():
         settings = {key: _settings(groups[key][0]) for key in keys}
         fields = sorted({name for flat in settings.values() for name in flat})
         absent = object()
-        differing = []
+        differing = set()
         for name in fields:  # a cell without a result has no recipe yet, which is no difference
             own = [flat for flat in settings.values() if name in flat or not name.startswith("recipe.")]
             if len({repr(flat.get(name, absent)) for flat in own}) > 1:
-                differing.append(name)
+                differing.add(name)
         for key, flat in settings.items():
             parts = [] if budget == "strict" else [f"{budget} budget"]
-            parts += [f"{name}={_short(flat[name])}" for name in differing if name in flat]
+            parts += [f"objective={objective}"] if objective else []
+            shown = differing | _asked(groups[key][0])
+            parts += [f"{name}={_short(flat[name])}" for name in fields if name in flat and name in shown]
             labels[key] = ", ".join(parts)
     return labels
 
@@ -142,8 +150,8 @@ def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
 def _settings(observation: Observation) -> dict[str, Any]:
     """What may tell two cells of one visible key apart: hyper-parameters, precision, version, recipe."""
     cell = observation.record.config
-    hyper = cell.get("hyper")
-    flat = dict(hyper) if isinstance(hyper, dict) else {}
+    flat = dict(section(cell, "hyper"))
+    flat |= {f"{objective_of(observation)}.{name}": v for name, v in section(cell, "objective_hyper").items()}
     flat |= {name: cell[name] for name in ("precision", "version") if name in cell}
     if observation.recipe:
         stored = json.loads(observation.recipe)
@@ -152,6 +160,11 @@ def _settings(observation: Observation) -> dict[str, Any]:
             "recipe.factor": stored["factor"]
         }
     return flat
+
+
+def _asked(observation: Observation) -> set[str]:
+    """Names of the settings that the user gave the cell (`Cell.variant`)."""
+    return {part.partition("=")[0] for part in str(observation.record.config.get("variant") or "").split()}
 
 
 def _short(value: Any) -> str:

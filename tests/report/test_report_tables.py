@@ -216,12 +216,44 @@ def test_containers_under_one_objective_stand_together(folder):
     assert "60.0" not in text
     assert "budget too small" in lines_of(text, "| Bases")[0] and "–" in lines_of(text, "| Multi-formation")[0]
     assert 'id="containers"' in (folder.store.root / "index.html").read_text()
+    accuracy = (folder.store.root / "tables" / "accuracy.md").read_text()
+    own, other = lines_of(accuracy, "| haba |")[0], lines_of(accuracy, "| haba (objective=idc) |")[0]
+    assert "60.0" in own and "45.0" in other and "\\[48.3" in own and "\\[" not in other, "of HaBa's own loop alone"
+    rows = list(csv.DictReader(read(folder, "results.csv").splitlines()))
+    assert {"haba", "haba [objective=idc]"} < {row["method"] for row in rows}
+
+
+@pytest.mark.parametrize("variant", ["objective=dm", "lr=1.0"])
+def test_a_cell_that_is_not_quite_the_method_is_never_shown_as_it(folder, variant):
+    """Neither beside the method's own cell, nor alone."""
+    moved = {"objective": "dm"} if "objective" in variant else {}
+    folder.done([0.53], method="dc", variant=variant, **moved)
+    shown = variant.replace("1.0", "1")
+    assert lines_of(read(folder, "accuracy.md"), "| DC ") == lines_of(read(folder, "accuracy.md"), f"| DC ({shown})")
+    folder.done([0.72], method="dc")
+    lines = lines_of(read(folder, "accuracy.md"), "| DC ")
+    assert [("72.0" in line, "53.0" in line) for line in lines] == [(True, False), (False, True)]
+    assert f"({shown})" not in lines[0] and f"({shown})" in lines[1]
+
+
+@pytest.mark.parametrize("kind", ["containers", "pruning"])
+def test_networks_do_not_mix(folder, kind):
+    for method, name in (("idc", "idc"), ("idc-i", "pixels")):
+        for network, accuracy in (("resnet18", 0.5), ("vgg11", 0.2)):
+            extra = container(name) | {"condensation": {"notes": {"gipc": 4}}}
+            moved = {"objective": "idc", "variant": "objective=idc"} if method == "idc-i" else {}
+            folder.done([accuracy], method=method, networks=(network,), extra=extra, seed=len(network), **moved)
+    lines = list(csv.DictReader(read(folder, f"{kind}.csv").splitlines()))
+    value = "accuracy" if kind == "pruning" else "cifar10 ipc1"
+    assert [(line["network"], line[value]) for line in lines] == [("resnet18", "50.0")] * 2 + [("vgg11", "20.0")] * 2
+    assert kind == "pruning" or not any("published" in name for line in lines for name in line)
 
 
 def test_published_containers_belong_to_their_own_objective():
-    assert published.lookup_container("hmn", "idc", "CIFAR10", 10).accuracy == 73.7
-    assert published.lookup_container("hmn", "dm", "CIFAR10", 10) is None
-    assert published.lookup_container("hmn", "idc", "", 10) is None
+    assert published.lookup_container("hmn", "idc", "CIFAR10", 10, "convnet").accuracy == 73.7
+    assert published.lookup_container("hmn", "dm", "CIFAR10", 10, "convnet") is None
+    assert published.lookup_container("hmn", "idc", "", 10, "convnet") is None
+    assert published.lookup_container("hmn", "idc", "CIFAR10", 10, "resnet18") is None
 
 
 def test_one_container_makes_no_table(folder):
@@ -239,10 +271,13 @@ def test_pruning_table(folder):
     plain = {"gipc": 87, "gipc_over": 87, "pruned_per_class": 0}
     folder.done([0.64], method="hmn-noprune", extra={"condensation": {"notes": plain}})
     folder.done([0.26], method="dm")
-    hmn, control = csv.DictReader(read(folder, "pruning.csv").splitlines())
+    asked = {"condensation": {"notes": notes | {"trainings_for_beta": 0}}}
+    folder.done([0.65], method="hmn", ipc=10, extra=asked)
+    hmn, control, given = csv.DictReader(read(folder, "pruning.csv").splitlines())
     assert (hmn["method"], hmn["gipc_over"], hmn["gipc"], hmn["beta"]) == ("hmn", "96", "87", "0.4")
     assert (hmn["trainings_for_beta"], hmn["accuracy"]) == ("22", "66.0")
     assert (control["method"], control["pruned_per_class"], control["beta"]) == ("hmn-noprune", "0", "")
+    assert (given["ipc"], given["beta"]) == ("10", "0.4; given")
     assert 'id="pruning"' in (folder.store.root / "index.html").read_text()
 
 
