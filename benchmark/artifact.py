@@ -21,7 +21,7 @@ from benchmark.cells import canonical_json
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
-from benchmark.failures import first_line
+from benchmark.messages import first_line
 from benchmark.store import write_atomically
 from benchmark.zca import ZCA
 

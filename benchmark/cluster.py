@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.data import DatasetSpec
 from benchmark.estimate import probe_speed
-from benchmark.failures import first_line
 from benchmark.memory import share
+from benchmark.messages import first_line
 from benchmark.pool import is_small
 from benchmark.runtime import Precision, set_up
 

@@ -108,9 +108,11 @@ def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> tuple[float
     """Floating-point operations of condensing a cell, by counting images: (without the experts, of training those)."""
     name, values = job.cell.loop
     method, mover = registry.get(job.cell.method), registry.get(name)
-    starting = method.starting(method.Hyper(**job.cell.hyper), spec, budget)
-    work = mover.work(mover.Hyper(**values), spec, budget)
-    return starting + work_flops(replace(work, experts=0), spec), work_flops(Work(experts=work.experts), spec)
+    cell = method.Hyper(**job.cell.hyper), spec, budget
+    work, loops = mover.work(mover.Hyper(**values), spec, budget), method.loops(*cell)
+    around = method.starting(*cell) + work_flops(method.finishing(*cell), spec)
+    once = work_flops(replace(work, experts=0), spec)
+    return around + loops * once, loops * work_flops(Work(experts=work.experts), spec)
 
 
 def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:

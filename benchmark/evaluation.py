@@ -7,42 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from benchmark import networks
 from benchmark.augment.dsa import strategy_for
 from benchmark.cells import Evaluation
-from benchmark.containers import Container
-from benchmark.containers.dataset import WholeSet
-from benchmark.data import Dataset, DatasetSpec, Split
+from benchmark.condensed import CondensedImages
+from benchmark.data import Dataset, DatasetSpec
 from benchmark.footprint import trained_at_once
 from benchmark.run import Run
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import same_training
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
-from benchmark.zca import ZCA
-
-
-@dataclass(frozen=True)
-class CondensedImages(TrainingSet):
-    """Decoded images as the network sees them, and how real ones must be whitened to be seen alike."""
-
-    whitening: ZCA | None = None
-
-
-def training_set(container: Container, split: Split) -> TrainingSet:
-    """The decoded images as the network sees them. `split` gives mean and std; a whitening comes with the container."""
-    shape = tuple(split.images.shape[1:])
-    if isinstance(container, WholeSet):
-        return TrainingSet(container.images, container.labels, shape)
-    with torch.no_grad():
-        images, labels = container.decode()
-        images = split.whitened(container.whitening).seen(images, container.space, container.whitening)
-    seen = CondensedImages.of(images.detach(), labels, container.variants)
-    return dataclasses.replace(seen, whitening=container.whitening)
 
 
 def evaluate(

@@ -24,11 +24,6 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def first_line(error: BaseException) -> str:
-    """Of an error's message; the error's kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def failure_word(error: BaseException) -> str:
     """The short reason that tables print for a failed cell."""
     if isinstance(error, CellError):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmark.artifact import load_artifact
+from benchmark.condensed import training_set
 from benchmark.data import Dataset, read_class_folders
-from benchmark.evaluation import training_set
 from benchmark.trainer import TrainingSet
 
 

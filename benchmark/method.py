@@ -113,8 +113,8 @@ class Method:
     """False where the whole training set is the result and IPC means nothing."""
 
     draws_as: ClassVar[str] = ""
-    """Set on a method that has controls, and inherited by them: its name. With equal settings all draw the same random
-    numbers, whatever the budget's mode, so that a control differs in nothing but what it leaves out."""
+    """Set on a method that has controls, and inherited by them: its name. With equal settings all begin with the same
+    random numbers, whatever the budget's mode, so that a control differs in nothing but what it leaves out."""
 
     container_row: ClassVar[str] = ""
     """The container this method stands for when all of them are compared under one objective; empty for none."""
@@ -126,6 +126,8 @@ class Method:
     """Fields of Hyper that a fractional schedule multiplies (never below 1)."""
     quick: ClassVar[dict[str, Any]] = {}
     """Fields of Hyper under the quick schedule."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Fields of Hyper for which 0 makes no sense and nothing else would say so in time."""
     one_step: ClassVar[dict[str, Any]] = {}
     """Fields of Hyper that leave a single step of the loop, with those of `scaled` at 1; the plan and the speed table
     count by it."""
@@ -177,6 +179,10 @@ class Method:
         nothing."""
         return None
 
+    def shared(self) -> dict[str, Any] | None:
+        """What this cell shares with others by its loop's `shares`; None where it condenses other images than they."""
+        return self.mover.shares()
+
     def prepare(self, task: Task, run: Run) -> None:
         """Make what the loop will find in the task's cache, such as experts."""
 
@@ -196,7 +202,17 @@ class Method:
 
     @classmethod
     def work(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> Work:
-        """What condensing will cost, for the plan's estimate."""
+        """What the loop will cost once, for the plan's estimate, whichever method's container it moves."""
+        return Work()
+
+    @classmethod
+    def loops(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
+        """How often the loop, whichever method's that is, runs for one cell."""
+        return 1
+
+    @classmethod
+    def finishing(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> Work:
+        """What comes after the loop, whichever method's that is, for the plan's estimate."""
         return Work()
 
     @classmethod
@@ -224,7 +240,10 @@ class Method:
     def hyper_parameters(
         cls, spec: DatasetSpec, ipc: int, schedule: Schedule, overrides: dict[str, Any] | None = None
     ) -> Any:
-        """Resolve Hyper for one cell: defaults, table row, formulas, schedule, then the user's overrides."""
+        """Resolve Hyper for one cell: defaults, table row, formulas, schedule, then the user's overrides.
+
+        Raises ValueError for a field of `positive` that is not.
+        """
         values: dict[str, Any] = {}
         if cls.cells and ipc:
             dataset = table_dataset(spec, {name for name, _ in cls.cells})
@@ -236,4 +255,8 @@ class Method:
         else:
             scaled = {name: max(1, round(getattr(hyper, name) * schedule.factor)) for name in cls.scaled}
             hyper = dataclasses.replace(hyper, **scaled)
-        return dataclasses.replace(hyper, **(overrides or {}))
+        hyper = dataclasses.replace(hyper, **(overrides or {}))
+        for name in cls.positive:
+            if getattr(hyper, name) < 1:
+                raise ValueError(f"--set {cls.name}.{name}={getattr(hyper, name)}: needs 1 or more")
+        return hyper

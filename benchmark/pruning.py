@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.budget import NotFinite
 from benchmark.data import Split
 from benchmark.recipes import Recipe
 from benchmark.run import Run
@@ -71,6 +72,7 @@ def measure_aum(
     """AUM [K, G] of class-major `images`, averaged over `nets` networks trained on them by `recipe`.
 
     Trained under the recipe's augmentation; margins are measured without any, at `points` moments of the training.
+    Raises NotFinite.
     """
     training = _training(images, task, recipe, nets)
     total, moments = torch.zeros(len(images), device=task.device), logged_moments(training.total_steps, points)
@@ -79,6 +81,8 @@ def measure_aum(
         if step + 1 in moments:
             for index in range(nets):
                 total += _margins_of(training.ensemble, index, images, space)
+    if not total.isfinite().all():
+        raise NotFinite("an area under the margin is not finite")
     return (total / (len(moments) * nets)).unflatten(0, (task.classes, -1))
 
 

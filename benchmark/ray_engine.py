@@ -29,9 +29,10 @@ from benchmark.claims import LOOK_SECONDS, Claimed, claim
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
-from benchmark.failures import failure_reason, first_line
+from benchmark.failures import failure_reason
 from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.memory import condensing_bytes, scoring_bytes
+from benchmark.messages import first_line
 from benchmark.progress import CellProgress, Display
 from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
 from benchmark.runtime import set_up
@@ -149,7 +150,7 @@ class Driver:
     # From a job to its parts
 
     def begin(self, job: Job) -> None:
-        shares = build_method(job.cell).mover.shares()
+        shares = build_method(job.cell).shared()
         cell = job.cell
         name = canonical_json([cell.dataset, cell.seed, cell.precision, shares]) if shares else ""
         work = Work(job, name)

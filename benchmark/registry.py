@@ -60,7 +60,8 @@ def check(cls: type[Method]) -> type[Method]:
         problems.append("`Hyper` must be a frozen dataclass")
     else:
         fields = {field.name for field in dataclasses.fields(hyper)}
-        named = {*cls.scaled, *cls.quick, *(name for row in cls.cells.values() for name in row)}
+        named = {*cls.scaled, *cls.quick, *cls.positive, *cls.one_step, cls.unrolls} - {""}
+        named |= {name for row in cls.cells.values() for name in row}
         if named - fields:
             problems.append(f"Hyper has no field {', '.join(sorted(named - fields))}")
     if cls.condense is Method.condense:

@@ -36,6 +36,9 @@ LOG = "steps.jsonl"
 TRAIN_POOL = "train_pool"
 """The note of a method that condenses fewer training images than it is handed: how many."""
 
+STEPS_TAKEN = "steps_taken"
+"""The note of a method whose loop may end before its last step: steps that moved the container."""
+
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (phase, steps done, steps in all, last logged values)."""
 

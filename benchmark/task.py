@@ -174,8 +174,8 @@ class Task:
     def start_indices(self, per_class: int) -> Tensor:
         """Training indices [K, per_class] of the images that condensation begins with; a class with fewer goes round.
 
-        They depend on the data and the repetition alone: all methods of a repetition begin with the same images, those
-        of its `random` row, so that no difference between methods is the luck of the draw.
+        They depend on `train` and the repetition alone: methods of a repetition that condense the same images begin
+        with the same ones, those of its `random` row, so that no difference between them is the luck of the draw.
         """
         generator = self.runtime.generator(self.spec.name, self.seed, "start")
         indices_KN = self.real_indices(per_class, generator)

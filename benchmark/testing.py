@@ -20,8 +20,9 @@ from benchmark import data, registry
 from benchmark.artifact import load_artifact
 from benchmark.budget import Budget
 from benchmark.cells import Cell, Evaluation, Job
+from benchmark.condensed import training_set
 from benchmark.data import Dataset
-from benchmark.evaluation import evaluate, training_set
+from benchmark.evaluation import evaluate
 from benchmark.method import Method, Schedule
 from benchmark.recipes import Recipe
 from benchmark.run import Run, Stopped

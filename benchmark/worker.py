@@ -18,12 +18,13 @@ from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_arti
 from benchmark.budget import NotFinite
 from benchmark.cells import Cell, Job
 from benchmark.claims import Claimed, claim
+from benchmark.condensed import training_set
 from benchmark.data import Dataset
-from benchmark.evaluation import evaluate, training_set
+from benchmark.evaluation import evaluate
 from benchmark.failures import describe_failure, now
 from benchmark.method import Method
 from benchmark.preview import write_preview
-from benchmark.run import TRAIN_POOL, Progress, Run, Stopped, append_log
+from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, Stopped, append_log
 from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import Store, is_number
 from benchmark.task import Task
@@ -237,7 +238,7 @@ def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime
     return {
         "container": container.kind,
         "space": container.space,
-        "steps": int(phases["condense"]["steps"]) if "condense" in phases else 0,
+        "steps": int(run.notes.get(STEPS_TAKEN, phases["condense"]["steps"] if "condense" in phases else 0)),
         "seconds": sum(phase["seconds"] for phase in phases.values()),
         "phases": dict(phases),
         "peak_memory_mib": runtime.peak_memory_mib(),

@@ -35,7 +35,7 @@ from benchmark.method import Method, Work
 from benchmark.networks import Network
 from benchmark.objectives.feature_alignment import FeatureAlignment, means_and_pooled
 from benchmark.recipes import Recipe
-from benchmark.run import Run
+from benchmark.run import STEPS_TAKEN, Run
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH, scale_lr, train_epochs
 
@@ -180,6 +180,7 @@ class CAFE(Method):
             if not loop.done:
                 self.train(network, first_order, answer, container, task, strategy, loop.counts)
             run.note("bi_level_loop", dict(loop.counts))
+            run.note(STEPS_TAKEN, loop.counts["image_steps"])
 
     def window(self) -> Window:
         return Window(self.hyper.window, self.hyper.leaky_query)

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from benchmark.budget import Budget, BudgetError
+from benchmark.condensed import training_set
 from benchmark.containers import Container
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec
-from benchmark.evaluation import training_set
 from benchmark.method import Schedule, Work
 from benchmark.optim import RowAdam
 from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
@@ -113,7 +113,7 @@ class HMN(IDC):
     searches: ClassVar[bool] = True
     """Whether beta is searched for."""
     scaled = ("outer",)
-    one_step = IDC.one_step | {"aum_steps": 0, "beta_steps": 0}
+    positive = ("batch_real", "batch_syn", "batch_net", "aum_nets", "aum_points", "beta_nets", "beta_stride")
     quick = {
         "outer": 5,
         "passes": 10,
@@ -169,15 +169,23 @@ class HMN(IDC):
 
     @classmethod
     def work(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
+        _, start = cls.sizes(hyper, spec, budget)
+        passes = hyper.outer * hyper.passes
+        real = passes * spec.classes * hyper.batch_real + hyper.outer * (hyper.passes - 1) * hyper.n_data
+        return Work(trained=real, matched=passes * spec.classes * min(hyper.batch_syn, start))
+
+    @classmethod
+    def finishing(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
+        """The trainings that measure AUM and choose beta."""
         final, start = cls.sizes(hyper, spec, budget)
-        passes, runs = hyper.outer * hyper.passes, cls.runs(hyper, spec, budget)
-        matching = passes * spec.classes * hyper.batch_real + hyper.outer * (hyper.passes - 1) * hyper.n_data
-        steps = hyper.aum_nets * hyper.aum_steps if cls.searches and start > final else 0
+        if not cls.searches or start == final:
+            return Work()
+        at_most, loops = unified(budget.ipc).batch, cls.loops(hyper, spec, budget)
+        shown = loops * hyper.aum_nets * hyper.aum_steps * min(at_most, start * spec.classes)
         if cls.searching(hyper, spec, budget):
-            steps += len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps
-        pruning = steps * min(unified(budget.ipc).batch, final * spec.classes)
-        matched = passes * spec.classes * min(hyper.batch_syn, start)
-        return Work(trained=runs * matching + pruning, matched=runs * matched)
+            steps = len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps
+            shown += steps * min(at_most, final * spec.classes)
+        return Work(trained=shown)
 
     @classmethod
     def searching(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> bool:
@@ -186,15 +194,15 @@ class HMN(IDC):
         return cls.searches and start > final and hyper.beta == "search"
 
     @classmethod
-    def runs(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
-        """Condensations of one cell: a pilot is one more."""
+    def loops(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
+        """A pilot is one more."""
         return 2 if hyper.split == "pilot" and cls.searching(hyper, spec, budget) else 1
 
     @classmethod
     def starting(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> float:
         with torch.device("meta"):
             container = container_of(hyper, spec, cls.sizes(hyper, spec, budget)[1])
-        return cls.runs(hyper, spec, budget) * fitting_flops(container, hyper.warm_start, hyper.batch_syn)
+        return cls.loops(hyper, spec, budget) * fitting_flops(container, hyper.warm_start, hyper.batch_syn)
 
     @classmethod
     def native_recipe(cls, hyper: HMNHyper, spec: DatasetSpec, ipc: int) -> Recipe:
@@ -212,7 +220,8 @@ class HMN(IDC):
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
             scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, first)
-        pool = fitting if self.hyper.split == "holdout" and self.hyper.beta == "search" else task
+        pool = fitting if self.holds_out else task
+        run.note(TRAIN_POOL, len(pool.train))  # before the loop, which may hold out more
         container = super().condense(pool, run)
         if start > final:
             container.keep_(self.kept(container, pool, run, scores))
@@ -222,7 +231,6 @@ class HMN(IDC):
             "gipc_over": start,
             "pruned_per_class": start - final,
             "split": self.hyper.split,
-            TRAIN_POOL: len(pool.train),
             "beta_scored_on": len(fitting.held_out) if searching else 0,
             "train_images_of_smallest_class": pool.smallest_class,
             "warm_start": {"steps_per_image": self.hyper.warm_start, "lr": self.hyper.warm_lr, "target": "real images"},
@@ -230,6 +238,14 @@ class HMN(IDC):
         }.items():
             run.note(name, value)
         return container
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the set itself is condensed without the held-out tenth."""
+        return self.hyper.split == "holdout" and self.hyper.beta == "search"
+
+    def shared(self) -> dict[str, Any] | None:
+        return None if self.holds_out else super().shared()
 
     def start(self, task: Task, run: Run) -> Container:
         hyper = self.hyper

@@ -117,6 +117,7 @@ class IDC(Method):
     microbatches = True
     cells = SETTINGS
     scaled = ("outer",)
+    positive = ("batch_real", "batch_syn", "batch_net", "factor")
     one_step = {"passes": 1}
     quick = {"outer": 7, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
 

@@ -36,7 +36,7 @@ from benchmark.method import Method, Work
 from benchmark.networks import Network
 from benchmark.objectives import real_parts
 from benchmark.recipes import Recipe
-from benchmark.run import TRAIN_POOL, Run
+from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Run
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH
 from benchmark.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
@@ -89,6 +89,7 @@ class LinBa(Method):
     microbatches = True
     scaled = ("iterations",)
     unrolls = "inner_steps"
+    positive = ("inner_steps", "batch_real", "batch_syn")
     # Thirty steps find nothing from noise, so the quick schedule starts from real images and takes larger steps
     # (digits, IPC 1, held-out tenth of train: 67 % at the start, 72 % by lr_img 0.5 with 4 inner steps, 81 % with 10,
     # and 90 % by lr_img 2 with 10).
@@ -187,8 +188,10 @@ class LinBa(Method):
             norm = torch.nn.utils.clip_grad_norm_(container.parameters(), hyper.clip)
             optimiser.step()
             run.log(loss=loss, gradient_norm=norm)
+            stop.taken = step + 1
         if hyper.validate_every:
             stop.take_best()
+            run.note(STEPS_TAKEN, stop.taken)
             run.note("early_stop", {"step": stop.step, "held_out_accuracy": stop.score})
             run.note(TRAIN_POOL, len(task.train))
 
@@ -239,7 +242,7 @@ class EarlyStop:
 
     def __init__(self, container: Container, patience: int) -> None:
         self.container, self.patience = container, patience
-        self.score, self.step, self.stale = -1.0, 0, 0
+        self.score, self.step, self.stale, self.taken = -1.0, 0, 0, 0
         self.best: dict[str, Tensor] = {}
 
     @property
@@ -257,10 +260,11 @@ class EarlyStop:
             self.container.load_state_dict(self.best)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "step": self.step, "stale": self.stale, "best": self.best}
+        counts = {"step": self.step, "stale": self.stale, "taken": self.taken}
+        return {"score": self.score, "best": self.best} | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.score, self.step, self.stale = state["score"], state["step"], state["stale"]
+        self.score, self.step, self.stale, self.taken = (state[n] for n in ("score", "step", "stale", "taken"))
         self.best = {name: tensor.to(self.container_device) for name, tensor in state["best"].items()}
 
     @property

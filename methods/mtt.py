@@ -133,6 +133,7 @@ class MTT(Method):
     Hyper = MTTHyper
     scaled = ("iterations", "experts")
     unrolls = "syn_steps"
+    positive = ("experts", "syn_steps", "batch_real")
     quick = {"iterations": 30, "syn_steps": 10, "experts": 2, "train_epochs": 6, "batch_real": 64}
     cells = {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),

@@ -68,7 +68,7 @@ class Hierarchical(Container):
         """Memories N(0,1), layers as PyTorch draws them: U(-b, b), b = 1 / sqrt(fan in) for weights and biases."""
         for memory in (self.dataset_memory, self.class_memory, self.instance_memory):
             memory.normal_(generator=generator)
-        bound = self.dataset_memory.shape[0] ** -0.5
+        bound = max(1, self.dataset_memory.shape[0]) ** -0.5
         for tensor in (self.extractor_weight, self.extractor_bias):
             tensor.uniform_(-bound, bound, generator=generator)
         for layer in self.decoder:

@@ -21,6 +21,7 @@ from benchmark.estimate import (
     work_flops,
 )
 from benchmark.method import Work
+from benchmark.options import Options, grid_of
 from benchmark.testing import short_job
 
 
@@ -47,6 +48,29 @@ def test_without_measurements_the_probe_counts_for_all(dm):
     assert estimate_seconds(*dm, Speed(lambda: 1e9)) == pytest.approx(flops / 1e9)
     assert estimate_seconds(*dm, Speed(lambda: None)) is None
     assert estimate_seconds(spec, budget, Job(job.cell, ()), Speed(lambda: 1e9)) < flops / 1e9
+
+
+@pytest.mark.parametrize("objective", ["", "dm"])
+def test_pruning_and_a_pilot_count_whichever_loop_it_is(digits, objective, tmp_path):
+    spec, method = digits.spec, registry.get("hmn")
+
+    def job(**settings):
+        overrides = {"hmn": settings | ({"objective": objective} if objective else {})}
+        grid = grid_of(Options(methods=("hmn",), datasets=("digits",), ipc=(10,)), tmp_path)
+        return dataclasses.replace(grid, overrides=overrides).jobs()[0]
+
+    def flops(**settings):
+        asked = job(**settings)
+        return condensing_flops(spec, asked.cell.budget_on(spec), asked)[0]
+
+    training = work_flops(Work(trained=60 * 256), spec)  # of 640 or 720 images
+    assert flops(beta="0.4", aum_steps=120) - flops(beta="0.4", aum_steps=60) == pytest.approx(training)
+    assert flops(aum_steps=60) - flops(beta="0.4", aum_steps=60) == pytest.approx(3 * training)
+    cell = job().cell
+    (name, values), budget = cell.loop, cell.budget_on(spec)
+    loop = work_flops(registry.get(name).work(registry.get(name).Hyper(**values), spec, budget), spec)
+    again = method.starting(method.Hyper(**cell.hyper), spec, budget) + loop + training
+    assert flops(split="pilot") - flops() == pytest.approx(again)
 
 
 def test_measured_steps_of_the_nearest_size_count(dm):
@@ -88,7 +112,8 @@ def test_a_start_is_counted_under_any_loop(digits):
     starting = hmn.starting(hmn.Hyper(**cell.hyper), spec, budget)
     assert starting > 0
     loop, _ = condensing_flops(spec, budget, Job(other, ()))
-    assert condensing_flops(spec, budget, Job(moved, ())) == (starting + loop, 0)
+    pruning = work_flops(hmn.finishing(hmn.Hyper(**cell.hyper), spec, budget), spec)
+    assert condensing_flops(spec, budget, Job(moved, ())) == (pytest.approx(starting + loop + pruning), 0)
 
 
 @pytest.mark.parametrize("name", ["mtt", "haba"])

@@ -14,6 +14,7 @@ from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.run import Run, Stopped
 from benchmark.testing import check_method
+from benchmark.worker import describe_condensation
 from methods.cafe import CAFE, CAFEDSA, BiLevel, CAFEHyper, Window
 from tests.methods.reference_cafe import cafe, loss_parts
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
@@ -121,6 +122,14 @@ def test_caps_stop_endless_loops_and_are_counted():
     assert run.notes["bi_level_loop"] == {
         "networks": 2, "image_steps": 8, "inner_epochs": 30, "image_step_caps_hit": 2, "inner_epoch_caps_hit": 6,
     }  # fmt: skip
+
+
+def test_the_steps_that_are_reported_are_those_taken():
+    """A network that settles leaves the rest of its steps empty."""
+    run, task = Run(), toy_task()
+    container = CAFE(dataclasses.replace(HYPER, iterations=2, lambda1=2.0)).condense(task, run)
+    taken = describe_condensation(container, task, run, task.runtime)["steps"]
+    assert taken == run.notes["bi_level_loop"]["image_steps"] < run.phases["condense"]["steps"] == 8
 
 
 def test_learning_rate_halves_at_60_80_and_90_percent(monkeypatch):

@@ -113,16 +113,37 @@ def test_containers_are_compared_under_one_loop(dataset, tmp_path):
     assert loops["idc"][0] == "idc"
 
 
+SEVERAL = {
+    "outer_loop": 3, "inner_epochs": 1, "max_image_steps": 3, "max_inner_epochs": 2, "passes": 3, "syn_steps": 3,
+    "inner_steps": 3,
+}  # fmt: skip
+"""Of what lies inside a step of some loop, more than one."""
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_single_step_is_one(name, narrow):
-    """What the plan's memory and the speed table take for a step of the loop is one."""
+    """What the plan's memory and the speed table take for a step of the loop moves the container once, and unrolls no
+    training but the one that a method names."""
     method, task = registry.get(name), toy_task(counts=(12, 10, 11))
-    ipc = smallest_ipc(method, task.spec, **short_settings(method))
+    ipc, own = smallest_ipc(method, task.spec, **short_settings(method)), method.Hyper.__dataclass_fields__
     task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
-    settings = short_settings(method) | dict.fromkeys(method.scaled, 1) | method.one_step
-    run = Run()
-    method(method.hyper_parameters(task.spec, ipc, Schedule.parse("paper"), settings)).condense(task, run)
-    assert run.phases["condense"]["steps"] == 1
+    several = short_settings(method) | {field: value for field, value in SEVERAL.items() if field in own}
+    single = several | dict.fromkeys(method.scaled, 1) | method.one_step
+    works = []
+    for settings in (several | dict.fromkeys(method.scaled, 2), single):
+        hyper, moved = method.hyper_parameters(task.spec, ipc, Schedule.parse("paper"), settings), []
+        cell = method(hyper)
+        container = cell.start(task, Run())
+        optimiser = cell.optimiser(container)
+        optimiser.register_step_post_hook(lambda *_, moved=moved: moved.append(1))
+        cell.move(container, optimiser, task, Run())
+        works.append((len(moved), method.work(hyper, task.spec, task.budget)))
+    (often, more), (once, less) = works
+    assert once == 1 < often
+    assert less.forward + less.trained + less.matched < more.forward + more.trained + more.matched
+    if method.unrolls:
+        hyper = dataclasses.replace(hyper, **{method.unrolls: 1})
+        assert 3 * method.work(hyper, task.spec, task.budget).matched == pytest.approx(less.matched)
 
 
 REFUSE = {"random", "herding", "kcenter", "dsa", "dm", "mtt", "idc", "idc-i", "haba"}

@@ -10,9 +10,9 @@ import torch
 
 from benchmark import data, networks
 from benchmark.budget import Budget, BudgetError
+from benchmark.condensed import training_set
 from benchmark.containers import build
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
-from benchmark.evaluation import training_set
 from benchmark.method import Schedule
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
 from benchmark.recipes import Recipe, unified

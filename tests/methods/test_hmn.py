@@ -25,6 +25,7 @@ from benchmark.testing import check_method
 from benchmark.warm_start import FITTING_COST
 from benchmark.worker import describe_condensation
 from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
+from methods.linba import LinBa
 from tests.methods import reference_hmn
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
 
@@ -474,7 +475,7 @@ def test_a_given_beta_is_searched_no_more():
     spec, budget = tall_task().spec, tall_task().budget
     search = len(range(0, 11, TOY.beta_stride)) * TOY.beta_nets * TOY.beta_steps
     seen = min(unified(budget.ipc).batch, HMN.sizes(hyper, spec, budget)[0] * spec.classes)
-    assert HMN.work(TOY, spec, budget).trained - HMN.work(hyper, spec, budget).trained == search * seen
+    assert HMN.finishing(TOY, spec, budget).trained - HMN.finishing(hyper, spec, budget).trained == search * seen
     assert parse_overrides(["hmn.beta=0.3"]) == {"hmn": {"beta": "0.3"}}
     with pytest.raises(ValueError, match="choose from search, 0, 0.1"):
         parse_overrides(["hmn.beta=0.35"])
@@ -569,6 +570,30 @@ def test_trainings_for_pruning_follow_the_schedule(schedule, ipc, aum, beta):
     assert HMN.hyper_parameters(spec, ipc, schedule, {"aum_steps": 7}).aum_steps == 7
 
 
+@pytest.mark.parametrize("changes", [{}, {"beta": "0.5"}])
+def test_the_pool_is_what_the_loop_saw_where_that_holds_out_too(changes):
+    """LinBa's early stop takes a tenth of what HMN leaves it."""
+    task, run = tall_task(), Run()
+    stopping = registry.get("linba").Hyper(iterations=1, inner_steps=1, validate_every=1, batch_real=2)
+    HMN(dataclasses.replace(TOY, **changes), LinBa(stopping)).condense(task, run)
+    left = task if changes else task.holding_out()
+    assert run.notes["train_pool"] == len(left.holding_out().train) < len(left.train) <= len(task.train)
+
+
+def test_experts_are_shared_only_by_those_who_condense_the_same_images():
+    """Otherwise a cluster would first train experts that the cell has no use for."""
+    mtt = registry.get("mtt")
+    mover = mtt(mtt.Hyper(syn_steps=1, expert_epochs=1, max_start_epoch=1))
+    assert HMN(TOY, mover).shared() is None
+    assert HMN(dataclasses.replace(TOY, beta="0.5"), mover).shared() == mover.shares() == mover.shared()
+
+
+def test_without_a_memory_of_the_data_set(generator):
+    container = Hierarchical(2, 3, [1, 8, 8], 0, 2, 1, [4]).initialise_(generator)
+    assert container.images().isfinite().all()
+    assert container.num_floats == sum(p.numel() for p in container.parameters())
+
+
 def test_disclosed_with_every_row():
     for cls in (HMN, HMNNoPrune, HMNRandom):
         assert cls.disclosure == "HMN configuration chosen by this suite; the paper's configuration is not public"
@@ -580,11 +605,20 @@ def test_work_counts_images():
     hyper, budget = HMN.hyper_parameters(spec, 10, PAPER), Budget(10, 10, (3, 32, 32))
     work = HMN.work(hyper, spec, budget)
     assert work.matched == 2000 * 100 * 10 * 128
-    search = (11 * 2 * 6666 + 20_000) * 256
-    assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2000 + search
-    assert HMNRandom.work(hyper, spec, budget).trained == work.trained - search
-    pilot = HMN.work(dataclasses.replace(hyper, split="pilot"), spec, budget)
-    assert pilot.matched == 2 * work.matched
+    assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2000
+    pilot = dataclasses.replace(hyper, split="pilot")
+    assert [HMN.loops(settings, spec, budget) for settings in (hyper, pilot)] == [1, 2]
+    assert HMN.finishing(hyper, spec, budget).trained == (11 * 2 * 6666 + 20_000) * 256
+    assert HMN.finishing(pilot, spec, budget).trained == (11 * 2 * 6666 + 2 * 20_000) * 256
+    assert HMNRandom.finishing(hyper, spec, budget).trained == 0
+
+
+def test_little_is_pruned_from_and_chosen_among():
+    """AUM is measured on the over-budget set, beta on what it leaves: smaller than a batch, both."""
+    spec, budget = data.spec("digits", Path()), Budget(1, 10, (1, 8, 8))
+    hyper = HMN.hyper_parameters(spec, 1, QUICK)
+    shown = 60 * 12 * 10 + 3 * 60 * 10 * 10
+    assert HMN.finishing(hyper, spec, budget).trained == shown
 
 
 def test_the_plan_counts_the_warm_start_whichever_loop_follows():

@@ -12,9 +12,10 @@ from benchmark import data, registry, tensor_file
 from benchmark.artifact import ArtifactError, load_artifact, save_artifact
 from benchmark.budget import Budget
 from benchmark.cells import Evaluation
+from benchmark.condensed import training_set
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.evaluation import evaluate, training_set
+from benchmark.evaluation import evaluate
 from benchmark.method import Schedule
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
 from benchmark.preview import viewable

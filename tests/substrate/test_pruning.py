@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmark.condensed import training_set
 from benchmark.containers.pixels import Pixels
-from benchmark.evaluation import training_set
 from benchmark.pruning import (
     area_under_margin,
     best_beta,

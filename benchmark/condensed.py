@@ -1,0 +1,33 @@
+"""A condensed set as networks are trained on it: decoded once, and seen as the training images are."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from benchmark.containers import Container
+from benchmark.containers.dataset import WholeSet
+from benchmark.data import Split
+from benchmark.trainer import TrainingSet
+from benchmark.zca import ZCA
+
+
+@dataclass(frozen=True)
+class CondensedImages(TrainingSet):
+    """Decoded images as the network sees them, and how real ones must be whitened to be seen alike."""
+
+    whitening: ZCA | None = None
+
+
+def training_set(container: Container, split: Split) -> TrainingSet:
+    """The decoded images as the network sees them. `split` gives mean and std; a whitening comes with the container."""
+    shape = tuple(split.images.shape[1:])
+    if isinstance(container, WholeSet):
+        return TrainingSet(container.images, container.labels, shape)
+    with torch.no_grad():
+        images, labels = container.decode()
+        images = split.whitened(container.whitening).seen(images, container.space, container.whitening)
+    seen = CondensedImages.of(images.detach(), labels, container.variants)
+    return dataclasses.replace(seen, whitening=container.whitening)
