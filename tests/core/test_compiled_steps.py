@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import compiled, data, networks, registry
+from benchmark import compiled, data, networks, registry, trainer
+from benchmark import task as task_module
 from benchmark.budget import Budget
 from benchmark.compiled import Passes, has_compiler
 from benchmark.method import Schedule
@@ -16,6 +17,7 @@ from benchmark.run import Run
 from benchmark.runtime import Runtime
 from benchmark.task import Task
 from benchmark.unroll import adjoint_of_gradient
+from tests.methods.toy_task import toy_task
 from tests.substrate.test_unroll import Problem
 
 CPU = torch.device("cpu")
@@ -137,3 +139,22 @@ def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path
     assert (losses - true_losses).norm() <= 1e-4 * true_losses.norm()
     # MTT's step size of 100 and more lets single flips of a ReLU's sign show, which rounding decides.
     assert (images - true_images).norm() <= (1e-2 if name in WITH_EXPERTS else 1e-4) * true_images.norm()
+
+
+@pytest.mark.parametrize("name", ["dsa", "dm", "cafe", "idc"])
+def test_ten_steps_in_half_precision_stay_near_those_in_float32(name, norm_in_float32, monkeypatch):
+    """Of 32x32 images: the losses within 2 %, and how far the images came within 15 %. Uncompiled, as on a GPU."""
+    for module in (compiled, task_module, trainer):
+        monkeypatch.setattr(module, "eagerly_half", lambda runtime: runtime.precision == "bf16")
+    method, ends = registry.get(name), []
+    for precision in ("float32", "bf16"):
+        task = toy_task(counts=(16, 16, 16), shape=(3, 32, 32), runtime=Runtime(CPU, precision))
+        hyper = method.hyper_parameters(task.spec, 2, Schedule.parse("quick"), SETTINGS[name] | {"batch_real": 8})
+        cell, run = method(hyper), Losses()
+        container = cell.start(task, run)
+        begin = container.decode_classes().detach().clone()
+        cell.move(container, cell.optimiser(container), task, run)
+        ends.append((torch.tensor(run.losses[-STEPS:]), container.decode_classes().detach() - begin))
+    (true_losses, true_way), (losses, way) = ends
+    assert 1e-6 < (losses - true_losses).norm() / true_losses.norm() < 0.02
+    assert 1e-3 < (way - true_way).norm() / true_way.norm() < 0.15
