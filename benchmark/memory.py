@@ -7,6 +7,7 @@ CPU's memory it is what was measured within a quarter or so (tests/core/test_mem
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from benchmark import registry
 from benchmark.cells import Evaluation, Job
@@ -85,8 +86,10 @@ def condensing_bytes_on_cpu(job: Job, spec: DatasetSpec) -> float:
     before it the snapshots of experts or the floats that a whitening is fitted to."""
     (name, values), budget = job.cell.loop, job.cell.budget_on(spec)
     mover = registry.get(name)
-    once = dict.fromkeys(mover.scaled, 1) | mover.one_step | ({mover.unrolls: 1} if mover.unrolls else {})
-    step = mover.work(mover.Hyper(**values | once), spec, budget)
+    once = mover.single_step(mover.Hyper(**values))
+    if mover.unrolls:
+        once = replace(once, **{mover.unrolls: 1})
+    step = mover.work(once, spec, budget)
     batch = values.get("batch_real", MINIBATCH)
     kept, weights = kept_bytes("convnet", spec), parameter_bytes("convnet", spec)
     if mover.unrolls:

@@ -206,6 +206,11 @@ class Method:
         return Work()
 
     @classmethod
+    def single_step(cls, hyper: Any) -> Any:
+        """The settings with which the loop takes one step; see `one_step`."""
+        return dataclasses.replace(hyper, **dict.fromkeys(cls.scaled, 1) | cls.one_step)
+
+    @classmethod
     def loops(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
         """How often the loop, whichever method's that is, runs for one cell."""
         return 1

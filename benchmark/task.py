@@ -36,7 +36,6 @@ PIXELS_AT_ONCE = 2**24
 """Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and
 double-backward graph take about 40 GB in a ConvNet of width 128."""
 
-
 HELD_OUT, HELD_OUT_SEED = 0.1, 0
 """The class-stratified share of the training images that decides something: the same images in every run."""
 

@@ -168,11 +168,8 @@ class HMN(IDC):
         return spec.classes * cls.sizes(hyper, spec, budget)[0]
 
     @classmethod
-    def work(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        _, start = cls.sizes(hyper, spec, budget)
-        passes = hyper.outer * hyper.passes
-        real = passes * spec.classes * hyper.batch_real + hyper.outer * (hyper.passes - 1) * hyper.n_data
-        return Work(trained=real, matched=passes * spec.classes * min(hyper.batch_syn, start))
+    def moved(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
+        return cls.sizes(hyper, spec, budget)[1]
 
     @classmethod
     def finishing(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
@@ -201,7 +198,7 @@ class HMN(IDC):
     @classmethod
     def starting(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> float:
         with torch.device("meta"):
-            container = container_of(hyper, spec, cls.sizes(hyper, spec, budget)[1])
+            container = container_of(hyper, spec, cls.moved(hyper, spec, budget))
         return cls.loops(hyper, spec, budget) * fitting_flops(container, hyper.warm_start, hyper.batch_syn)
 
     @classmethod
@@ -212,8 +209,8 @@ class HMN(IDC):
     def condense(self, task: Task, run: Run) -> Container:
         """Condense GIPC+ images per class, then keep GIPC of them."""
         final, start = self.sizes(self.hyper, task.spec, task.budget)
-        fitting, scores = task.holding_out(), None
         searching = self.searching(self.hyper, task.spec, task.budget)
+        fitting, scores = task.holding_out() if searching or self.holds_out else task, None
         if searching:
             fitting.require_held_out()
         if searching and self.hyper.split == "pilot":
@@ -249,7 +246,7 @@ class HMN(IDC):
 
     def start(self, task: Task, run: Run) -> Container:
         hyper = self.hyper
-        container = container_of(hyper, task.spec, self.sizes(hyper, task.spec, task.budget)[1])
+        container = container_of(hyper, task.spec, self.moved(hyper, task.spec, task.budget))
         container.to(task.device).initialise_(task.generator)
         optimiser = self.adam(container, hyper.warm_lr)
         fit_images(container, task.train.raw, optimiser, task, run, hyper.warm_start, hyper.batch_syn)

@@ -136,13 +136,18 @@ class IDC(Method):
         return 2 if max(spec.height, spec.width) <= 64 else 3
 
     @classmethod
-    def decoded(cls, hyper: IDCHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return budget.ipc * spec.classes * hyper.factor**2
+    def moved(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
+        """Images of each class that the loop moves."""
+        return budget.ipc * hyper.factor**2
 
     @classmethod
-    def work(cls, hyper: IDCHyper, spec: DatasetSpec, budget: Budget) -> Work:
+    def decoded(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
+        return spec.classes * cls.moved(hyper, spec, budget)
+
+    @classmethod
+    def work(cls, hyper: LoopHyper, spec: DatasetSpec, budget: Budget) -> Work:
         passes = hyper.outer * hyper.passes
-        synthetic = min(hyper.batch_syn, budget.ipc * hyper.factor**2)
+        synthetic = min(hyper.batch_syn, cls.moved(hyper, spec, budget))
         network = hyper.outer * (hyper.passes - 1) * math.ceil(hyper.n_data / hyper.batch_net) * hyper.batch_net
         real = passes * spec.classes * hyper.batch_real
         return Work(trained=real + network, matched=passes * spec.classes * synthetic)

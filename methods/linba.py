@@ -188,10 +188,10 @@ class LinBa(Method):
             norm = torch.nn.utils.clip_grad_norm_(container.parameters(), hyper.clip)
             optimiser.step()
             run.log(loss=loss, gradient_norm=norm)
-            stop.taken = step + 1
         if hyper.validate_every:
             stop.take_best()
-            run.note(STEPS_TAKEN, stop.taken)
+            last = stop.step + hyper.patience * hyper.validate_every
+            run.note(STEPS_TAKEN, last + 1 if stop.reached else hyper.iterations)
             run.note("early_stop", {"step": stop.step, "held_out_accuracy": stop.score})
             run.note(TRAIN_POOL, len(task.train))
 
@@ -242,7 +242,7 @@ class EarlyStop:
 
     def __init__(self, container: Container, patience: int) -> None:
         self.container, self.patience = container, patience
-        self.score, self.step, self.stale, self.taken = -1.0, 0, 0, 0
+        self.score, self.step, self.stale = -1.0, 0, 0
         self.best: dict[str, Tensor] = {}
 
     @property
@@ -260,11 +260,10 @@ class EarlyStop:
             self.container.load_state_dict(self.best)
 
     def state_dict(self) -> dict[str, Any]:
-        counts = {"step": self.step, "stale": self.stale, "taken": self.taken}
-        return {"score": self.score, "best": self.best} | counts
+        return {"score": self.score, "step": self.step, "stale": self.stale, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.score, self.step, self.stale, self.taken = (state[n] for n in ("score", "step", "stale", "taken"))
+        self.score, self.step, self.stale = state["score"], state["step"], state["stale"]
         self.best = {name: tensor.to(self.container_device) for name, tensor in state["best"].items()}
 
     @property

@@ -183,9 +183,9 @@ def _method(
 def _step(method: type[Method], hyper: Any, task: Task) -> Work:
     """One step of the loop, without the experts that it needs, on the real images that there are."""
     largest = max(map(len, task.train.class_indices))
-    once = {name: 0 if name == "experts" else 1 for name in method.scaled}
-    once |= {name: min(getattr(hyper, name), largest) for name in ("batch_real", "query") if hasattr(hyper, name)}
-    return method.work(replace(hyper, **once), task.spec, task.budget)
+    most = {"experts": 0, "batch_real": largest, "query": largest}
+    fewer = {name: min(getattr(hyper, name), value) for name, value in most.items() if hasattr(hyper, name)}
+    return method.work(replace(method.single_step(hyper), **fewer), task.spec, task.budget)
 
 
 def _with_room(method: type[Method], hyper: Any, inner: str, task: Task) -> Any:

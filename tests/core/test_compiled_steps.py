@@ -13,11 +13,10 @@ from benchmark.compiled import Passes, has_compiler
 from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
-from benchmark.run import Run
 from benchmark.runtime import Runtime
 from benchmark.task import Task
 from benchmark.unroll import adjoint_of_gradient
-from tests.methods.toy_task import toy_task
+from tests.methods.toy_task import Losses, toy_task
 from tests.substrate.test_unroll import Problem
 
 CPU = torch.device("cpu")
@@ -85,19 +84,6 @@ def test_only_what_nothing_is_differentiated_through_may_be_half(generator):
         passes = task.passes(adjoint_of_gradient, network, 1, 1, exact=exact)
         assert passes.half == passes.first_order.keywords["half"] == (not exact)
     assert not task.passes(adjoint_of_gradient, network, 1, 1).half
-
-
-class Losses(Run):
-    """A run that remembers what was logged."""
-
-    def __init__(self):
-        super().__init__()
-        self.losses = []
-
-    def log(self, **values):
-        if "loss" in values:  # a warm start logs another
-            self.losses.append(float(values["loss"]))
-        super().log(**values)
 
 
 def condense(name, precision):

@@ -128,10 +128,10 @@ def test_a_single_step_is_one(name, narrow):
     ipc, own = smallest_ipc(method, task.spec, **short_settings(method)), method.Hyper.__dataclass_fields__
     task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))
     several = short_settings(method) | {field: value for field, value in SEVERAL.items() if field in own}
-    single = several | dict.fromkeys(method.scaled, 1) | method.one_step
-    works = []
-    for settings in (several | dict.fromkeys(method.scaled, 2), single):
-        hyper, moved = method.hyper_parameters(task.spec, ipc, Schedule.parse("paper"), settings), []
+    settings, works = several | dict.fromkeys(method.scaled, 2), []
+    many = method.hyper_parameters(task.spec, ipc, Schedule.parse("paper"), settings)
+    for hyper in (many, method.single_step(many)):
+        moved = []
         cell = method(hyper)
         container = cell.start(task, Run())
         optimiser = cell.optimiser(container)

@@ -10,11 +10,10 @@ from benchmark import experts, networks, registry
 from benchmark.budget import Budget
 from benchmark.method import Schedule
 from benchmark.recipes import Recipe
-from benchmark.run import Run
 from benchmark.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
 from tests.methods.short import short_settings, smallest_ipc
-from tests.methods.toy_task import BATCHED, float64, toy_task
+from tests.methods.toy_task import BATCHED, Losses, float64, toy_task
 
 LOOPS = ("dc", "dsa", "dm", "cafe", "cafe-dsa", "mtt", "idc", "idc-i", "haba", "linba", "hmn")
 STEPS = 10
@@ -27,18 +26,6 @@ DEVICES = [
 
 def oracle(fast: Runtime) -> Runtime:
     return Runtime(fast.device, "reference")
-
-
-class Losses(Run):
-    """A run that remembers what its loop logged."""
-
-    def __init__(self):
-        super().__init__()
-        self.losses = []
-
-    def log(self, **values):
-        self.losses += [float(value) for name, value in values.items() if name == "loss"]
-        super().log(**values)
 
 
 def condense(name, runtime):

@@ -605,7 +605,7 @@ def test_work_counts_images():
     hyper, budget = HMN.hyper_parameters(spec, 10, PAPER), Budget(10, 10, (3, 32, 32))
     work = HMN.work(hyper, spec, budget)
     assert work.matched == 2000 * 100 * 10 * 128
-    assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2000
+    assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2048  # of networks: whole batches of 64
     pilot = dataclasses.replace(hyper, split="pilot")
     assert [HMN.loops(settings, spec, budget) for settings in (hyper, pilot)] == [1, 2]
     assert HMN.finishing(hyper, spec, budget).trained == (11 * 2 * 6666 + 20_000) * 256

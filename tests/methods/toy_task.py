@@ -14,6 +14,7 @@ from benchmark.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
 from benchmark.networks.convnet import matching_depth
+from benchmark.run import Run
 from benchmark.runtime import Runtime
 from benchmark.task import Task
 
@@ -27,6 +28,19 @@ class Batched(Runtime):
 
 
 LOOP, BATCHED = Runtime(torch.device("cpu")), Batched(torch.device("cpu"))
+
+
+class Losses(Run):
+    """A run that remembers what was logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def log(self, **values):
+        if "loss" in values:  # a warm start logs another
+            self.losses.append(float(values["loss"]))
+        super().log(**values)
 
 
 class DefaultPrecision(Split):
