@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from benchmark import containers, tensor_file
-from benchmark.cells import canonical_json
+from benchmark import containers
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
-from benchmark.messages import first_line
-from benchmark.store import write_atomically
+from benchmark.system import files
+from benchmark.system.errors import first_line
+from benchmark.system.files import canonical_json, write_atomically
 from benchmark.zca import ZCA
 
 FORMAT = 1
@@ -62,7 +62,7 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
         tensors["labels"] = container.labels.cpu()
     if container.whitening:
         tensors |= {ZCA_PREFIX + name: getattr(container.whitening, name).contiguous().cpu() for name in ZCA_TENSORS}
-    write_atomically(path, save(tensors, tensor_file.sealed(tensors, {"card": json.dumps(card)})))
+    write_atomically(path, save(tensors, files.sealed_texts(tensors, {"card": json.dumps(card)})))
 
 
 def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cpu") -> Artifact:
@@ -71,7 +71,7 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
     Raises ArtifactError for a damaged or foreign file, or one that does not fit the data set.
     """
     try:
-        tensors, texts = tensor_file.read(path)
+        tensors, texts = files.read_tensors(path)
         card = json.loads(texts["card"])
         canonical_json(card)  # refuses NaN and infinities, which no result could quote
         if card["format"] != FORMAT:

@@ -6,26 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-
-class CellError(Exception):
-    """A cell that cannot be done as asked; `word` is the short reason that tables print.
-
-    Raised for what the user can mend (a budget too small, too few images), never for a defect.
-    """
-
-    word = "failed"
-
-
-class BudgetError(CellError):
-    word = "budget too small"
-
-
-class TooFewImages(CellError):
-    word = "too few images"
-
-
-class NotFinite(CellError):
-    word = "loss not finite"
+from benchmark.system.errors import BudgetError
 
 
 @dataclass(frozen=True)

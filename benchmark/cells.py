@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +17,10 @@ from typing import Any
 from benchmark.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe
+from benchmark.system.files import canonical_json
 
 RESULT_FORMAT = 1
 """Raised when the meaning of stored results changes, so that older ones are not reused."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same value, on every machine."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,10 @@ from rich.console import Console
 
 from benchmark import __version__, data, estimate, pool, registry
 from benchmark.artifact import ArtifactError
-from benchmark.budget import BudgetError, CellError
 from benchmark.cells import Job
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.failures import describe_failure, failure_word, mend
-from benchmark.folders import cache_folder, data_folder
 from benchmark.foreign import ForeignSetError
 from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
@@ -31,9 +29,11 @@ from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu
 from benchmark.options import Options, UsageError, grid_of, parse
 from benchmark.plan import Entry, Grid, make_plan
 from benchmark.progress import Display
-from benchmark.runtime import MIB, Runtime, has_fast_bf16, set_up, settle_compiler
 from benchmark.scoring import print_scores, score_file
 from benchmark.store import Store
+from benchmark.system.errors import BudgetError, CellError
+from benchmark.system.paths import cache_folder, data_folder
+from benchmark.system.runtime import MIB, Runtime, has_fast_bf16, set_up, settle_compiler
 
 BAD_INPUT = 2
 PLAIN_WIDTH = 140

@@ -16,9 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from benchmark.data import DatasetSpec
 from benchmark.estimate import probe_speed
 from benchmark.memory import share
-from benchmark.messages import first_line
 from benchmark.pool import is_small
-from benchmark.runtime import Precision, set_up
+from benchmark.system.errors import first_line
+from benchmark.system.runtime import Precision, set_up
 
 KNOCK_SECONDS = 10
 ANSWER_SECONDS = 30

@@ -28,7 +28,7 @@ from torch.func import functional_call, grad_and_value, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, detached, flops_per_image
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 
 WORTH_COMPILING = {"float32": 5e12, "bf16": 0.08e12}
 """Floating-point operations of a training, forward and backward, from which on it is compiled. At some 60 GFLOP/s they

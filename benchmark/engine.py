@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cells import Job
-from benchmark.claims import LOOK_SECONDS
 from benchmark.data import Dataset
 from benchmark.ledger import Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
-from benchmark.runtime import Runtime
 from benchmark.store import Store
+from benchmark.system.locks import LOOK_SECONDS
+from benchmark.system.runtime import Runtime
 from benchmark.worker import OnDevice, Worker
 
 

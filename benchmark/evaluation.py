@@ -16,8 +16,8 @@ from benchmark.condensed import CondensedImages
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.footprint import trained_at_once
 from benchmark.run import Run
-from benchmark.runtime import Runtime, derive_seed
 from benchmark.store import same_training
+from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
 
 

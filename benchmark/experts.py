@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark import claims, networks
-from benchmark.cells import canonical_json
+from benchmark import networks
 from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe
 from benchmark.run import Run
-from benchmark.runtime import derive_seed
+from benchmark.system import locks
+from benchmark.system.files import canonical_json
+from benchmark.system.runtime import derive_seed
 from benchmark.task import PIXELS_AT_ONCE, Task
 from benchmark.trainer import Ensemble, Training, TrainingSet
 
@@ -79,7 +80,7 @@ def trajectories(task: Task, run: Run, count: int, recipe: Recipe) -> Experts:
     From the task's cache as far as they are there. A damaged file is named in a warning and its expert trained again.
     """
     trainer = ExpertTrainer(task, run, recipe)
-    with claims.turn(task.cache, f"experts-{trainer.folder.name}", run.should_stop):
+    with locks.turn(task.cache, f"experts-{trainer.folder.name}", run.should_stop):
         found = [trainer.epochs_stored(expert) for expert in range(count)]
         for group in trainer.groups([expert for expert in range(count) if found[expert] < recipe.epochs], found):
             trainer.train(group, max(0, found[group[0]]))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmark import registry
-from benchmark.budget import CellError
 from benchmark.cells import Cell
+from benchmark.system.errors import CellError
 
 MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 """What allocators say, in lower case: torch raises one RuntimeError for all sorts of things."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import checkpoint, claims, networks
+from benchmark import networks
 from benchmark.recipes import Recipe
 from benchmark.run import Run
-from benchmark.runtime import derive_seed
+from benchmark.system import checkpoint, locks
+from benchmark.system.runtime import derive_seed
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
 
@@ -29,7 +30,7 @@ def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
     state = {"parameters": ParameterState(ensemble)}
     header = {"purpose": list(purpose)}
     path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
-    with claims.turn(task.cache, f"features-{seed:016x}", run.should_stop):
+    with locks.turn(task.cache, f"features-{seed:016x}", run.should_stop):
         if not (path and _restored(path, header, state)):
             _train(ensemble, task, run, steps)
             if path:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmark.budget import CellError
 from benchmark.cells import Job
-from benchmark.claims import Claimed, is_free
 from benchmark.failures import describe_failure, failure_reason, less_memory
 from benchmark.progress import CellProgress, Display
-from benchmark.run import Stopped
 from benchmark.store import Store
+from benchmark.system.errors import CellError, Stopped
+from benchmark.system.locks import Claimed, is_free
 
 ATTEMPTS = 2
 """How often a job whose process died is given to a process."""

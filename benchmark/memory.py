@@ -23,7 +23,7 @@ from benchmark.footprint import (
     parameter_bytes,
     standing_bytes,
 )
-from benchmark.runtime import MIB
+from benchmark.system.runtime import MIB
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.trainer import SCORING_BATCH
 

@@ -16,7 +16,7 @@ from benchmark import data, networks, registry
 from benchmark.data import DataError
 from benchmark.method import Schedule
 from benchmark.plan import OBJECTIVE, Grid, parse_overrides
-from benchmark.runtime import Precision
+from benchmark.system.runtime import Precision
 
 LARGEST = 100_000
 """Of --ipc, --seeds, --nets and --workers: what is beyond it was not meant, and its plan would fill the memory."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark import registry
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.data import DatasetSpec
 from benchmark.estimate import Speed, estimate_seconds
@@ -19,8 +19,9 @@ from benchmark.memory import predicted_bytes
 from benchmark.method import Method, Schedule
 from benchmark.recipes import unified
 from benchmark.registry import Row
-from benchmark.runtime import Precision
 from benchmark.store import Store
+from benchmark.system.errors import BudgetError
+from benchmark.system.runtime import Precision
 
 Overrides = dict[str, dict[str, Any]]
 """Hyper-parameter overrides by method name; `objective` names the method whose loop moves the container."""

@@ -22,13 +22,13 @@ import torch
 
 from benchmark import data
 from benchmark.cells import Job
-from benchmark.claims import LOOK_SECONDS
 from benchmark.data import DatasetSpec
 from benchmark.engine import StopSignal
 from benchmark.ledger import ATTEMPTS, Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
-from benchmark.runtime import Precision, Runtime, cores, set_up
 from benchmark.store import Store
+from benchmark.system.locks import LOOK_SECONDS
+from benchmark.system.runtime import Precision, Runtime, cores, set_up
 from benchmark.worker import OnDevice, Worker
 
 TELL_SECONDS = 0.2

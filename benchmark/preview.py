@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.containers import Container
 from benchmark.data import Split
-from benchmark.store import write_atomically
+from benchmark.system.files import write_atomically
 
 ROWS, COLUMNS, SIDE = 20, 10, 48
 

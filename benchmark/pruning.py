@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.budget import NotFinite
 from benchmark.data import Split
 from benchmark.recipes import Recipe
 from benchmark.run import Run
+from benchmark.system.errors import NotFinite
 from benchmark.task import Task
 from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet, accuracies
 

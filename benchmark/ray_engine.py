@@ -24,19 +24,20 @@ import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cells import Evaluation, Job, canonical_json
-from benchmark.claims import LOOK_SECONDS, Claimed, claim
+from benchmark.cells import Evaluation, Job
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
 from benchmark.failures import failure_reason
 from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.memory import condensing_bytes, scoring_bytes
-from benchmark.messages import first_line
 from benchmark.progress import CellProgress, Display
 from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
-from benchmark.runtime import set_up
-from benchmark.store import RESULT, Store, write_atomically
+from benchmark.store import RESULT, Store
+from benchmark.system.errors import first_line
+from benchmark.system.files import canonical_json, write_atomically
+from benchmark.system.locks import LOOK_SECONDS, Claimed, claim
+from benchmark.system.runtime import set_up
 from benchmark.worker import Worker, build_method
 
 LOST_NODES = 8

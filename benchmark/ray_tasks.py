@@ -19,10 +19,10 @@ from ray.exceptions import RayError
 
 from benchmark.cells import Job
 from benchmark.data import Dataset
-from benchmark.folders import cache_folder
 from benchmark.ledger import End, attempt
-from benchmark.runtime import Precision, set_up
 from benchmark.store import FAILURE, Store
+from benchmark.system.paths import cache_folder
+from benchmark.system.runtime import Precision, set_up
 from benchmark.worker import Worker
 
 TELL_SECONDS = 0.5

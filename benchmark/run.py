@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import checkpoint
-from benchmark.budget import NotFinite
-from benchmark.store import write_atomically
+from benchmark.system import checkpoint
+from benchmark.system.errors import NotFinite, Stopped
+from benchmark.system.files import write_atomically
 
 SLOW_STEP_SECONDS = 5.0
 """A step that takes longer is saved as soon as it ends. A cluster kills some seconds after it asked to stop, and the
@@ -41,10 +41,6 @@ STEPS_TAKEN = "steps_taken"
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (phase, steps done, steps in all, last logged values)."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
 
 
 class Run:
@@ -84,7 +80,7 @@ class Run:
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         """Yield the steps of a phase that are still to do, 0-based.
 
-        `state` names everything the steps change (see `benchmark.checkpoint`); it is restored in place before the first
+        `state` names everything the steps change (see `benchmark.system.checkpoint`); it is restored in place before the first
         step when the phase was interrupted, or left finished when it had ended. Raises Stopped after saving when asked
         to stop, and NotFinite when a logged value is not finite.
         """

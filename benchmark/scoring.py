@@ -20,8 +20,9 @@ from benchmark.plan import Grid
 from benchmark.progress import Display
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
-from benchmark.runtime import Runtime
-from benchmark.store import Store, write_json
+from benchmark.store import Store
+from benchmark.system.files import write_json
+from benchmark.system.runtime import Runtime
 
 
 def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Dataset) -> Recipe:

@@ -17,16 +17,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job, canonical_json
+from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
+from benchmark.system.files import canonical_json, is_number, write_atomically, write_json
 
 CHECKPOINT = "checkpoint"
 CHECKSUM = "checksum"
@@ -37,26 +36,6 @@ RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "enviro
 SPEED_FORMAT = 1
 """Of speed.json; raised when its fields change."""
 EVALUATION_FIELDS = ("protocol", "network", "recipe", "factor", "steps", "accuracies", "seconds")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it."""
-    data = content.encode(errors="replace") if isinstance(content, str) else content  # half a surrogate becomes a ?
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
@@ -129,10 +108,6 @@ def _well_formed_speed(measured: dict[str, Any]) -> bool:
             for unit in measured["units"]
         )
     )
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmark import augment, networks, zca
-from benchmark.budget import Budget, TooFewImages
+from benchmark.budget import Budget
 from benchmark.compiled import (
     Forward,
     Pass,
@@ -30,7 +30,8 @@ from benchmark.containers import Container
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
 from benchmark.objectives import Objective, value_and_grad
-from benchmark.runtime import Runtime
+from benchmark.system.errors import TooFewImages
+from benchmark.system.runtime import Runtime
 
 PIXELS_AT_ONCE = 2**24
 """Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and

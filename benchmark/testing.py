@@ -25,9 +25,10 @@ from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.method import Method, Schedule
 from benchmark.recipes import Recipe
-from benchmark.run import Run, Stopped
-from benchmark.runtime import Runtime
+from benchmark.run import Run
 from benchmark.store import Store
+from benchmark.system.errors import Stopped
+from benchmark.system.runtime import Runtime
 from benchmark.worker import CONDENSED, Worker
 
 FEW_STEPS = 3

@@ -21,7 +21,7 @@ from benchmark.compiled import Pass, eagerly_half, first_order_pass, is_compiled
 from benchmark.data import Split
 from benchmark.networks import Network, detached
 from benchmark.recipes import Recipe
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 
 SCORING_BATCH = 250
 """Images in one forward pass. More takes memory (3.5 GB for a thousand of 32x32 on a CPU) and is no faster."""

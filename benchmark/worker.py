@@ -15,18 +15,19 @@ import torch
 
 from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
-from benchmark.budget import NotFinite
 from benchmark.cells import Cell, Job
-from benchmark.claims import Claimed, claim
 from benchmark.condensed import training_set
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.failures import describe_failure, now
 from benchmark.method import Method
 from benchmark.preview import write_preview
-from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, Stopped, append_log
-from benchmark.runtime import Runtime, derive_seed
-from benchmark.store import Store, is_number
+from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
+from benchmark.store import Store
+from benchmark.system.errors import NotFinite, Stopped
+from benchmark.system.files import is_number
+from benchmark.system.locks import Claimed, claim
+from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.task import Task
 
 CONDENSED = "condensed.safetensors"

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.condensed import training_set
 from benchmark.containers import Container
 from benchmark.containers.hierarchical import Hierarchical
@@ -36,6 +36,7 @@ from benchmark.optim import RowAdam
 from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
 from benchmark.recipes import Recipe, unified
 from benchmark.run import TRAIN_POOL, Prefixed, Run
+from benchmark.system.errors import BudgetError
 from benchmark.task import Task
 from benchmark.warm_start import fit_images, fitting_flops
 from methods.idc import IDC, LoopHyper

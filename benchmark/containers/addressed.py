@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.containers import Container, Space
+from benchmark.system.errors import BudgetError
 
 
 def basis_shape(image_shape: tuple[int, int, int], downsample: int) -> tuple[int, int, int]:

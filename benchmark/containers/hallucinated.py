@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.containers import Container, Space
+from benchmark.system.errors import BudgetError
 
 Activation = Literal["none", "relu"]
 ImageShape = tuple[int, int, int]

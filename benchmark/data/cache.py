@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark import tensor_file
-from benchmark.folders import cache_folder
+from benchmark.system import files
+from benchmark.system.paths import cache_folder
 
 _log = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ def load(name: str, key: str, beside: Path) -> dict[str, Tensor] | None:
     """The tensors stored as `name` for `key`, or None if there are none, they are out of date, or damaged."""
     for path in _places(name, beside):
         try:
-            tensors, texts = tensor_file.read(path)
-        except (OSError, SafetensorError, tensor_file.DamagedFile):
+            tensors, texts = files.read_tensors(path)
+        except (OSError, SafetensorError, files.DamagedFile):
             continue  # absent or damaged: either way the caller decodes again and stores anew
         if texts.get("key") == key:
             return tensors
@@ -36,7 +36,7 @@ def store(name: str, key: str, beside: Path, tensors: dict[str, Tensor]) -> None
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata=tensor_file.sealed(tensors, {"key": key}))
+            save_file(tensors, temporary, metadata=files.sealed_texts(tensors, {"key": key}))
             temporary.replace(path)
             return
         except (OSError, SafetensorError) as error:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmark.report import accuracy, containers, cost, frames, observations, pruning, render, rows
 from benchmark.report.tables import Table
-from benchmark.store import Store, write_atomically
+from benchmark.store import Store
+from benchmark.system.files import write_atomically
 
 ALWAYS = ("accuracy", "cost")
 """Tables that are written even where nothing has run."""

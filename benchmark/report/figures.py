@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
 from benchmark.report.style import GREY, INK, Look
-from benchmark.store import write_atomically
+from benchmark.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

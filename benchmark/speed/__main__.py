@@ -20,11 +20,11 @@ from rich.table import Table
 
 from benchmark.cli import terminal
 from benchmark.failures import failure_word, now
-from benchmark.folders import data_folder
 from benchmark.registry import nearest
-from benchmark.runtime import Precision, cores, set_up
 from benchmark.speed import measure, units
 from benchmark.store import SPEED_FORMAT, Store
+from benchmark.system.paths import data_folder
+from benchmark.system.runtime import Precision, cores, set_up
 from benchmark.worker import describe_environment
 
 BAD_INPUT = 2

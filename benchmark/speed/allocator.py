@@ -7,7 +7,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 
-from benchmark.runtime import MIB, MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
+from benchmark.system.runtime import MIB, MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
 
 LARGE = 32 * MIB
 """What glibc's moving threshold arrives at: tensors from here on come from the system and go back to it."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.run import Run
-from benchmark.runtime import MIB, Runtime
 from benchmark.speed.allocator import default_allocator, release_free_memory
 from benchmark.speed.units import Unit
+from benchmark.system.runtime import MIB, Runtime
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 """Beginnings of the names of what hands work to a GPU; a whole CUDA graph is one launch."""

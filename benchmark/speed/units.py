@@ -18,7 +18,7 @@ import torch
 
 from benchmark import data, registry
 from benchmark.augment.dsa import strategy_for
-from benchmark.budget import Budget, CellError
+from benchmark.budget import Budget
 from benchmark.cells import Evaluation
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
@@ -29,9 +29,10 @@ from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
-from benchmark.runtime import MIB, Runtime, derive_seed
 from benchmark.speed.plain import matching, training, unrolled
 from benchmark.speed.plain.network import Step
+from benchmark.system.errors import CellError
+from benchmark.system.runtime import MIB, Runtime, derive_seed
 from benchmark.task import Task
 from benchmark.trainer import TrainingSet
 

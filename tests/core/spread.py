@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from benchmark.cells import Job
 from benchmark.progress import Display
-from benchmark.runtime import Runtime
 from benchmark.store import Store
+from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.worker import Worker
 from methods.dm import DM

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from benchmark.cells import canonical_json
+from benchmark.system.files import canonical_json
 from tests.core.toys import toy_job
 
 CELL = toy_job().cell

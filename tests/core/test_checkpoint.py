@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import checkpoint
-from benchmark.checkpoint import CheckpointError, load_state, read_header, save_state
 from benchmark.optim import RowAdam
 from benchmark.recipes import Recipe
-from benchmark.runtime import Runtime
+from benchmark.system import checkpoint
+from benchmark.system.checkpoint import CheckpointError, load_state, read_header, save_state
+from benchmark.system.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet
 
 

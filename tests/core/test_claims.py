@@ -13,19 +13,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmark import claims, features
+from benchmark import features
 from benchmark.engine import run_jobs
 from benchmark.ledger import ELSEWHERE
 from benchmark.progress import Display
-from benchmark.run import Run, Stopped
-from benchmark.runtime import Runtime
+from benchmark.run import Run
 from benchmark.store import Store
+from benchmark.system import locks
+from benchmark.system.errors import Stopped
+from benchmark.system.runtime import Runtime
 from benchmark.worker import Worker
 from tests.core.toys import Drift, toy_job
 from tests.methods.toy_task import toy_task
 
 CPU = Runtime(torch.device("cpu"))
-HOLD = "import sys, time; from benchmark.claims import claim\nwith claim(__import__('pathlib').Path(sys.argv[1])):\n"
+HOLD = "import sys, time; from benchmark.system.locks import claim\nwith claim(__import__('pathlib').Path(sys.argv[1])):\n"
 
 
 @pytest.fixture
@@ -55,26 +57,26 @@ def kill(process):
 
 def test_a_claim_is_exclusive_and_ends_with_its_process(tmp_path, holder):
     path = tmp_path / "cell" / ".claim"
-    assert claims.is_free(path)
+    assert locks.is_free(path)
     process = holder(path)
-    assert not claims.is_free(path)
-    with pytest.raises(claims.Claimed), claims.claim(path):
+    assert not locks.is_free(path)
+    with pytest.raises(locks.Claimed), locks.claim(path):
         pass
     kill(process)
-    with claims.claim(path):
-        assert not claims.is_free(path)
-    assert claims.is_free(path)
+    with locks.claim(path):
+        assert not locks.is_free(path)
+    assert locks.is_free(path)
 
 
 def test_a_turn_is_waited_for_and_heeds_a_stop(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.05)
     path = tmp_path / "locks" / "it.lock"
     process = holder(path)
-    with pytest.raises(Stopped), claims.turn(tmp_path, "it", lambda: True):
+    with pytest.raises(Stopped), locks.turn(tmp_path, "it", lambda: True):
         pass
     threading.Timer(0.3, process.kill).start()
-    with claims.turn(tmp_path, "it", lambda: False):
-        assert not claims.is_free(path)
+    with locks.turn(tmp_path, "it", lambda: False):
+        assert not locks.is_free(path)
 
 
 def test_a_claimed_cell_comes_last_and_a_dead_claim_is_taken_over(tmp_path, digits, toys, holder):
@@ -117,7 +119,7 @@ def test_what_another_process_did_is_not_done_again(tmp_path, digits, toys):
 def test_a_worker_keeps_off_a_claimed_cell(tmp_path, digits, toys, holder):
     store, job = Store(tmp_path), toy_job()
     holder(store.claim(job.cell))
-    with pytest.raises(claims.Claimed):
+    with pytest.raises(locks.Claimed):
         Worker(store, CPU).run(job, digits)
     assert store.records() == []
 

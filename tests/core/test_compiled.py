@@ -24,7 +24,7 @@ from benchmark.compiled import (
 )
 from benchmark.objectives.distribution_matching import mean_embedding
 from benchmark.recipes import Recipe
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet
 from benchmark.unroll import adjoint_of_gradient
 from methods.cafe import guesses

@@ -13,7 +13,7 @@ from benchmark.compiled import Passes, has_compiler
 from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 from benchmark.task import Task
 from benchmark.unroll import adjoint_of_gradient
 from tests.methods.toy_task import Losses, toy_task

@@ -11,8 +11,8 @@ from rich.console import Console
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.listing import duration
 from benchmark.progress import Display
-from benchmark.runtime import Runtime, derive_seed, set_up
 from benchmark.store import Store
+from benchmark.system.runtime import Runtime, derive_seed, set_up
 from tests.core.toys import Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from benchmark.budget import BudgetError
 from benchmark.failures import describe_failure, failure_message, failure_reason, failure_word, less_memory, mend
+from benchmark.system.errors import BudgetError
 from tests.core.toys import Drift, toy_job
 
 CELL = toy_job(Drift, ipc=10).cell

@@ -14,13 +14,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from benchmark import cli, tensor_file
+from benchmark import cli
 from benchmark.artifact import save_artifact
 from benchmark.containers.addressed import Addressed
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
-from benchmark.runtime import Runtime
 from benchmark.store import Store, sealed
+from benchmark.system import files
+from benchmark.system.runtime import Runtime
 from benchmark.worker import Worker
 from tests import fuzz
 from tests.core.toys import Failing, toy_job
@@ -101,13 +102,13 @@ def own_mutants(draw, originals):
     for name in list(tensors):
         if draw(st.integers(0, 4)) == 0:
             tensors[name] = draw(strange_tensors(tensors[name]))
-    return save(tensors, tensor_file.sealed(tensors, {"card": json.dumps(card)}))
+    return save(tensors, files.sealed_texts(tensors, {"card": json.dumps(card)}))
 
 
 def parts(content: bytes):
     path = Path("parts.safetensors")
     path.write_bytes(content)
-    return tensor_file.read(path)
+    return files.read_tensors(path)
 
 
 def strange_tensors(tensor):

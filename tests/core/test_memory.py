@@ -20,8 +20,8 @@ from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu, share
 from benchmark.options import Options, grid_of
 from benchmark.plan import make_plan
-from benchmark.runtime import MIB
 from benchmark.store import Store
+from benchmark.system.runtime import MIB
 from benchmark.testing import short_job
 from methods.dc import DC
 from methods.dm import DM

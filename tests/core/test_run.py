@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from benchmark import checkpoint
-from benchmark.budget import NotFinite
-from benchmark.run import LOG, LOG_LINES, Run, Stopped, append_log
+from benchmark.run import LOG, LOG_LINES, Run, append_log
+from benchmark.system import checkpoint
+from benchmark.system.errors import NotFinite, Stopped
 
 STEPS = 6
 

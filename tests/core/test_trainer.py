@@ -11,7 +11,7 @@ from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
 from benchmark.compiled import loss_and_gradients
 from benchmark.recipes import Recipe
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies, train_epochs
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from benchmark.artifact import ArtifactError, load_artifact
 from benchmark.cells import Evaluation
 from benchmark.evaluation import at_once
 from benchmark.recipes import Recipe
-from benchmark.run import Stopped
-from benchmark.runtime import Runtime
 from benchmark.store import Store, sealed
+from benchmark.system.errors import Stopped
+from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.trainer import Training
 from benchmark.worker import CONDENSED, Worker, draws_of
@@ -302,7 +302,7 @@ def test_a_full_disk_while_saving_leaves_nothing_that_looks_finished(run, store,
             raise OSError(28, "No space left on device", str(path))
         return write(path, data)
 
-    from benchmark.store import write_atomically as write
+    from benchmark.system.files import write_atomically as write
 
     monkeypatch.setattr("benchmark.artifact.write_atomically", full)
     with pytest.raises(OSError, match="No space left"):

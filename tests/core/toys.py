@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from benchmark import registry
-from benchmark.budget import BudgetError
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.containers.pixels import Pixels
 from benchmark.method import Method
 from benchmark.recipes import Recipe
+from benchmark.system.errors import BudgetError
 
 SHORT = Recipe(steps=3, batch=16)
 

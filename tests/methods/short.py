@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.method import Method
+from benchmark.system.errors import BudgetError
 from benchmark.testing import short_job
 
 # Loops that no schedule scales, by the names methods give them; a method takes those it has.

@@ -12,7 +12,8 @@ from benchmark.budget import Budget
 from benchmark.method import Schedule
 from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment
-from benchmark.run import Run, Stopped
+from benchmark.run import Run
+from benchmark.system.errors import Stopped
 from benchmark.testing import check_method
 from benchmark.worker import describe_condensation
 from methods.cafe import CAFE, CAFEDSA, BiLevel, CAFEHyper, Window

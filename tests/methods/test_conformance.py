@@ -9,15 +9,16 @@ import torch
 from torchvision import datasets
 
 from benchmark import data, registry
-from benchmark.budget import Budget, TooFewImages
+from benchmark.budget import Budget
 from benchmark.cells import Evaluation
 from benchmark.method import Schedule
 from benchmark.networks.convnet import Block
 from benchmark.plan import Grid
 from benchmark.recipes import Recipe
 from benchmark.run import Run
-from benchmark.runtime import Runtime
 from benchmark.store import Store
+from benchmark.system.errors import TooFewImages
+from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method, short_job
 from benchmark.worker import Worker
 from tests.data.conftest import (  # noqa: F401  (fixtures)

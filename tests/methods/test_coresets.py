@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import checkpoint, data, features, networks, registry
-from benchmark.budget import TooFewImages
+from benchmark import data, features, networks, registry
 from benchmark.features import trained_embedding
 from benchmark.run import Run
-from benchmark.runtime import Runtime
 from benchmark.store import Store
+from benchmark.system import checkpoint
+from benchmark.system.errors import TooFewImages
+from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.worker import Worker
 from methods.dm import DM

@@ -10,7 +10,7 @@ from benchmark import experts, networks, registry
 from benchmark.budget import Budget
 from benchmark.method import Schedule
 from benchmark.recipes import Recipe
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
 from tests.methods.short import short_settings, smallest_ipc
 from tests.methods.toy_task import BATCHED, Losses, float64, toy_task

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from benchmark import data, networks
-from benchmark.budget import Budget, BudgetError
+from benchmark.budget import Budget
 from benchmark.condensed import training_set
 from benchmark.containers import build
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
 from benchmark.method import Schedule
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
 from benchmark.recipes import Recipe, unified
-from benchmark.run import Run, Stopped
+from benchmark.run import Run
+from benchmark.system.errors import BudgetError, Stopped
 from benchmark.testing import check_method
 from benchmark.trainer import Ensemble, Training
 from methods.dm import DM, DMHyper

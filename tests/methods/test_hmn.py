@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmark import data, registry
-from benchmark.budget import Budget, BudgetError, TooFewImages
+from benchmark.budget import Budget
 from benchmark.containers import build
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import LISTED, Layout, layout_for
@@ -21,6 +21,7 @@ from benchmark.optim import RowAdam
 from benchmark.plan import parse_overrides
 from benchmark.recipes import unified
 from benchmark.run import Prefixed, Run
+from benchmark.system.errors import BudgetError, TooFewImages
 from benchmark.testing import check_method
 from benchmark.warm_start import FITTING_COST
 from benchmark.worker import describe_condensation

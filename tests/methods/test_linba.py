@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import data
-from benchmark.budget import Budget, BudgetError, TooFewImages
+from benchmark.budget import Budget
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
 from benchmark.method import Schedule
 from benchmark.objectives import real_parts
-from benchmark.run import Run, Stopped
+from benchmark.run import Run
+from benchmark.system.errors import BudgetError, Stopped, TooFewImages
 from benchmark.testing import check_method
 from benchmark.unroll import Unroll, flatten, unflatten
 from methods.dm import DM, DMHyper

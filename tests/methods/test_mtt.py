@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import data, registry, tensor_file
+from benchmark import data, registry
 from benchmark.artifact import ArtifactError, load_artifact, save_artifact
 from benchmark.budget import Budget
 from benchmark.cells import Evaluation
@@ -21,7 +21,8 @@ from benchmark.objectives.trajectory_matching import StepSize, inner_batches, tr
 from benchmark.preview import viewable
 from benchmark.recipes import Recipe
 from benchmark.run import Run
-from benchmark.runtime import Runtime
+from benchmark.system import files
+from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method
 from benchmark.trainer import Training
 from methods.mtt import MTT, MTTHyper
@@ -219,7 +220,7 @@ def test_a_changed_matrix_is_refused(whitened, tmp_path):
     dataset, container = whitened
     path = tmp_path / "condensed.safetensors"
     save_artifact(path, container, dataset, {})
-    tensors, texts = tensor_file.read(path)
+    tensors, texts = files.read_tensors(path)
     save_file(tensors | {"zca.mean": tensors["zca.mean"] + 1}, path, texts)
     with pytest.raises(ArtifactError, match="digest"):
         load_artifact(path, dataset)

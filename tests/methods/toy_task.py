@@ -15,7 +15,7 @@ from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
 from benchmark.networks.convnet import matching_depth
 from benchmark.run import Run
-from benchmark.runtime import Runtime
+from benchmark.system.runtime import Runtime
 from benchmark.task import Task
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmark.run import Run
-from benchmark.runtime import MIB, Runtime, keep_freed_memory
 from benchmark.speed.allocator import default_allocator, glibc
 from benchmark.speed.measure import Cost, Sampled, measure, resources
 from benchmark.speed.units import Unit
+from benchmark.system.runtime import MIB, Runtime, keep_freed_memory
 
 CPU = Runtime(torch.device("cpu"))
 needs_glibc = pytest.mark.skipif(glibc() is None, reason="the C library is not glibc")

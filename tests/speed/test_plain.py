@@ -12,12 +12,12 @@ import torch
 from benchmark import augment, data, experts, networks, registry
 from benchmark.augment import diffaug, dsa
 from benchmark.data import Dataset
-from benchmark.runtime import Runtime
 from benchmark.speed import units
 from benchmark.speed.measure import Sampled
 from benchmark.speed.plain import training
 from benchmark.speed.plain.augmentation import augment as plain_augment
 from benchmark.speed.plain.augmentation import draws
+from benchmark.system.runtime import Runtime
 from tests.methods.toy_task import BATCHED, LOOP, NarrowTask, float64, toy_task
 
 STEPS = 2

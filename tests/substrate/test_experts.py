@@ -11,8 +11,9 @@ from benchmark import augment, networks
 from benchmark.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
-from benchmark.run import Run, Stopped
-from benchmark.runtime import Runtime, derive_seed
+from benchmark.run import Run
+from benchmark.system.errors import Stopped
+from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.task import Task
 from benchmark.trainer import Training
 from benchmark.unroll import flatten, unflatten

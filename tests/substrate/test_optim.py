@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmark import checkpoint
 from benchmark.optim import RowAdam
+from benchmark.system import checkpoint
 
 
 def literal(parameter: torch.Tensor, gradients: list[torch.Tensor], rows: int, lr: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmark.run import Stopped
+from benchmark.system.errors import Stopped
 
 LOOK_SECONDS = 0.5
 """Between two attempts to get a lock."""

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmark import tensor_file
-from benchmark.store import write_atomically
+from benchmark.system import files
+from benchmark.system.files import write_atomically
 
 State = dict[str, Any]
 
@@ -71,7 +71,7 @@ def save_state(path: Path, state: State, header: dict[str, Any]) -> None:
     tree = _flatten({name: _capture(value) for name, value in state.items()}, tensors)
     texts = {"header": json.dumps(header), "tree": json.dumps(tree)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, tensor_file.sealed(tensors, texts)))
+    write_atomically(path, save(tensors, files.sealed_texts(tensors, texts)))
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
@@ -95,7 +95,7 @@ def load_state(path: Path, state: State) -> None:
     before: dict[str, Tensor] = {}
     own = _flatten({name: _capture(value) for name, value in state.items()}, before)
     try:
-        tensors, texts = tensor_file.read(path)
+        tensors, texts = files.read_tensors(path)
         saved = _unflatten(json.loads(texts["tree"]), tensors)
         for name, target in state.items():
             _restore(target, saved[name])

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from benchmark.folders import cache_folder
+from benchmark.system.paths import cache_folder
 
 Precision = Literal["float32", "bf16", "reference"]
 

@@ -1,0 +1,33 @@
+"""What ends a cell before it is done, and what an error says in a sentence of ours."""
+
+from __future__ import annotations
+
+
+class CellError(Exception):
+    """A cell that cannot be done as asked; `word` is the short reason that tables print.
+
+    Raised for what the user can mend (a budget too small, too few images), never for a defect.
+    """
+
+    word = "failed"
+
+
+class BudgetError(CellError):
+    word = "budget too small"
+
+
+class TooFewImages(CellError):
+    word = "too few images"
+
+
+class NotFinite(CellError):
+    word = "loss not finite"
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; the error's kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
