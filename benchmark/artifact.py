@@ -20,10 +20,10 @@ from benchmark import containers
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
+from benchmark.data.whitening import ZCA
 from benchmark.system import files
 from benchmark.system.errors import first_line
 from benchmark.system.files import canonical_json, write_atomically
-from benchmark.zca import ZCA
 
 FORMAT = 1
 PREFIX = "container."

@@ -10,8 +10,8 @@ import torch
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Split
+from benchmark.data.whitening import ZCA
 from benchmark.trainer import TrainingSet
-from benchmark.zca import ZCA
 
 
 @dataclass(frozen=True)

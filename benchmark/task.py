@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from benchmark import augment, networks, zca
+from benchmark import augment, networks
 from benchmark.budget import Budget
 from benchmark.compiled import (
     Forward,
@@ -27,7 +27,7 @@ from benchmark.compiled import (
     second_order_pass,
 )
 from benchmark.containers import Container
-from benchmark.data import DatasetSpec, Split
+from benchmark.data import DatasetSpec, Split, whitening
 from benchmark.networks import Network
 from benchmark.objectives import Objective, value_and_grad
 from benchmark.system.errors import TooFewImages
@@ -80,9 +80,9 @@ class Task:
         if self.train.whitening is not None:
             return self
         if self.cache:
-            fitted = zca.cached(self.train.fingerprint, self.spec.name, self.train.raw, cache_dir=self.cache)
+            fitted = whitening.cached(self.train.fingerprint, self.spec.name, self.train.raw, cache_dir=self.cache)
         else:
-            fitted = zca.fit(self.train.raw())
+            fitted = whitening.fit(self.train.raw())
         return replace(self, train=self.train.whitened(fitted.to(self.device)))
 
     def as_seen(self, container: Container, images_NCHW: Tensor) -> Tensor:

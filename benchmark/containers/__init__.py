@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.zca import ZCA
+from benchmark.data.whitening import ZCA
 
 Space = Literal["raw", "normalised", "zca"]
 """What the decoded pixels are: in [0,1], normalised per channel, or ZCA-whitened."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.files import DataError
-from benchmark.zca import ZCA
+from benchmark.data.whitening import ZCA
 
 # Data sets without an official test set are divided once and for all: everybody is tested on the same images.
 TEST_FRACTION = 0.2
