@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe
 from benchmark.system.files import canonical_json

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmark import networks, registry
-from benchmark.budget import Budget
 from benchmark.cells import Job
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.method import Work, nearest_ipc
 from benchmark.networks import MATCHED_COST, TRAINED_COST

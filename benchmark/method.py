@@ -25,8 +25,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from benchmark.budget import Budget
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.recipes import Recipe, unified
 from benchmark.run import Run

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark import registry
-from benchmark.budget import Budget
 from benchmark.cells import Cell, Evaluation, Job
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.estimate import Speed, estimate_seconds
 from benchmark.memory import predicted_bytes

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmark import augment, networks
-from benchmark.budget import Budget
 from benchmark.compiled import (
     Forward,
     Pass,
@@ -27,6 +26,7 @@ from benchmark.compiled import (
     second_order_pass,
 )
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split, whitening
 from benchmark.networks import Network
 from benchmark.objectives import Objective, value_and_grad

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmark import data, registry
 from benchmark.artifact import load_artifact
-from benchmark.budget import Budget
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.condensed import training_set
+from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.method import Method, Schedule

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.budget import Budget
 from benchmark.compiled import Pass
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work

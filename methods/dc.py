@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 
 from benchmark import networks
-from benchmark.budget import Budget
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark import augment
-from benchmark.budget import Budget
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Activation, Hallucinated, HallucinatedLayout
 from benchmark.data import DatasetSpec
 from benchmark.experts import expert_work

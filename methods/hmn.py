@@ -25,9 +25,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from benchmark.budget import Budget
 from benchmark.condensed import training_set
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmark import augment, networks
 from benchmark.augment import diffaug
-from benchmark.budget import Budget
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work, nearest_ipc, table_dataset

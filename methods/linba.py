@@ -28,9 +28,9 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import dsa
-from benchmark.budget import Budget
 from benchmark.containers import Container
 from benchmark.containers.addressed import Addressed, AddressedLayout, basis_shape, default_bases
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.method import Method, Work
 from benchmark.networks import Network

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmark import augment
-from benchmark.budget import Budget
 from benchmark.containers import Container
+from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.experts import Experts, expert_recipe, expert_work, trajectories

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.budget import Budget
 from benchmark.containers import Container, Space
+from benchmark.containers.budget import Budget
 from benchmark.system.errors import BudgetError
 
 

@@ -18,8 +18,8 @@ import torch
 
 from benchmark import data, registry
 from benchmark.augment.dsa import strategy_for
-from benchmark.budget import Budget
 from benchmark.cells import Evaluation
+from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
 from benchmark.evaluation import evaluate

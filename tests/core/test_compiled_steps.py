@@ -8,8 +8,8 @@ import torch
 
 from benchmark import compiled, data, networks, registry, trainer
 from benchmark import task as task_module
-from benchmark.budget import Budget
 from benchmark.compiled import Passes, has_compiler
+from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from benchmark import registry
-from benchmark.budget import Budget
 from benchmark.cells import Job
+from benchmark.containers.budget import Budget
 from benchmark.estimate import (
     EVALUATION,
     EXPERT,

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.method import Method
 from benchmark.system.errors import BudgetError

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark import data, networks
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment

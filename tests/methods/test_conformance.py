@@ -9,8 +9,8 @@ import torch
 from torchvision import datasets
 
 from benchmark import data, registry
-from benchmark.budget import Budget
 from benchmark.cells import Evaluation
+from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.networks.convnet import Block
 from benchmark.plan import Grid

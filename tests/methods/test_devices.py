@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark import experts, networks, registry
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.recipes import Recipe
 from benchmark.system.runtime import Runtime

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmark import data, networks
-from benchmark.budget import Budget
 from benchmark.condensed import training_set
 from benchmark.containers import build
+from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
 from benchmark.method import Schedule
 from benchmark.objectives.supervised_contrastive import supervised_contrastive

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from benchmark import data, registry
-from benchmark.budget import Budget
 from benchmark.containers import build
+from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import LISTED, Layout, layout_for
 from benchmark.data import DatasetSpec

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from benchmark import registry
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Schedule, nearest_ipc, table_dataset
 from benchmark.recipes import unified

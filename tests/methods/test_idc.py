@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmark import data
 from benchmark.augment import Params
-from benchmark.budget import Budget
 from benchmark.containers import build
+from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec

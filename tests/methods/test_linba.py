@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import data
-from benchmark.budget import Budget
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
+from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.objectives import real_parts
 from benchmark.run import Run

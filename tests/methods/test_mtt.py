@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from benchmark import data, registry
 from benchmark.artifact import ArtifactError, load_artifact, save_artifact
-from benchmark.budget import Budget
 from benchmark.cells import Evaluation
 from benchmark.condensed import training_set
+from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.evaluation import evaluate

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
 from benchmark.networks.convnet import matching_depth

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import augment, networks
-from benchmark.budget import Budget
+from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
 from benchmark.run import Run
