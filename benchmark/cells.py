@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
-from benchmark.recipes import Recipe
 from benchmark.system.files import canonical_json
+from benchmark.training.recipes import Recipe
 
 RESULT_FORMAT = 1
 """Raised when the meaning of stored results changes, so that older ones are not reused."""

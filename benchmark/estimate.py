@@ -21,9 +21,9 @@ from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.method import Work, nearest_ipc
 from benchmark.networks import MATCHED_COST, TRAINED_COST
-from benchmark.recipes import Recipe
 from benchmark.system.files import is_number
 from benchmark.system.runtime import Precision, Runtime
+from benchmark.training.recipes import Recipe
 
 EVALUATION, EXPERT = "evaluation-5", "expert"
 """The units of `benchmark.speed` whose rates evaluations and trainings of experts are taken to have."""

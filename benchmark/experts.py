@@ -25,13 +25,13 @@ from torch import Tensor
 
 from benchmark import networks
 from benchmark.data import DatasetSpec
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.system import locks
 from benchmark.system.files import canonical_json
 from benchmark.system.runtime import derive_seed
 from benchmark.task import PIXELS_AT_ONCE, Task
-from benchmark.trainer import Ensemble, Training, TrainingSet
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Ensemble, Training, TrainingSet
 
 FORMAT = 1
 SNAPSHOT_BYTES = 2**29

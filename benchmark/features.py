@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.system import checkpoint, locks
 from benchmark.system.runtime import derive_seed
 from benchmark.task import Task
-from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
 
 
 def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmark.artifact import load_artifact
-from benchmark.condensed import training_set
 from benchmark.data import Dataset, read_class_folders
-from benchmark.trainer import TrainingSet
+from benchmark.training.trainer import TrainingSet
+from benchmark.training.training_set import training_set
 
 
 class ForeignSetError(ValueError):

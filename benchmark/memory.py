@@ -25,7 +25,7 @@ from benchmark.footprint import (
 )
 from benchmark.system.runtime import MIB
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
-from benchmark.trainer import SCORING_BATCH
+from benchmark.training.trainer import SCORING_BATCH
 
 MATCHED = 5.0
 """As `TRAINED`, of a pass whose gradient is differentiated again (7.3 MB an image of 32x32x3 in a ConvNet of width 128,

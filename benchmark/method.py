@@ -28,9 +28,9 @@ import torch
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
-from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.task import Task
+from benchmark.training.recipes import Recipe, unified
 
 Category = Literal["method", "reference", "variant"]
 """`method` and `reference` rows are part of `--methods all`; a `variant`, a control or a relative of another method,

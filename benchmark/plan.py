@@ -17,11 +17,11 @@ from benchmark.data import DatasetSpec
 from benchmark.estimate import Speed, estimate_seconds
 from benchmark.memory import predicted_bytes
 from benchmark.method import Method, Schedule
-from benchmark.recipes import unified
 from benchmark.registry import Row
 from benchmark.store import Store
 from benchmark.system.errors import BudgetError
 from benchmark.system.runtime import Precision
+from benchmark.training.recipes import unified
 
 Overrides = dict[str, dict[str, Any]]
 """Hyper-parameter overrides by method name; `objective` names the method whose loop moves the container."""

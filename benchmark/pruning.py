@@ -19,11 +19,11 @@ from torch import Tensor
 
 from benchmark import networks
 from benchmark.data import Split
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.system.errors import NotFinite
 from benchmark.task import Task
-from benchmark.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet, accuracies
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet, accuracies
 
 MarginSpace = Literal["logits", "prob"]
 

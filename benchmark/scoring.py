@@ -18,11 +18,11 @@ from benchmark.evaluation import evaluate
 from benchmark.foreign import CondensedSet, ForeignSetError, digest, read_sets
 from benchmark.plan import Grid
 from benchmark.progress import Display
-from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.store import Store
 from benchmark.system.files import write_json
 from benchmark.system.runtime import Runtime
+from benchmark.training.recipes import Recipe, unified
 
 
 def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Dataset) -> Recipe:

@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmark import augment, networks
-from benchmark.compiled import (
+from benchmark.containers import Container
+from benchmark.containers.budget import Budget
+from benchmark.data import DatasetSpec, Split, whitening
+from benchmark.networks import Network
+from benchmark.objectives import Objective, value_and_grad
+from benchmark.system.errors import TooFewImages
+from benchmark.system.runtime import Runtime
+from benchmark.training.passes import (
     Forward,
     Pass,
     Passes,
@@ -25,13 +32,6 @@ from benchmark.compiled import (
     forward_pass,
     second_order_pass,
 )
-from benchmark.containers import Container
-from benchmark.containers.budget import Budget
-from benchmark.data import DatasetSpec, Split, whitening
-from benchmark.networks import Network
-from benchmark.objectives import Objective, value_and_grad
-from benchmark.system.errors import TooFewImages
-from benchmark.system.runtime import Runtime
 
 PIXELS_AT_ONCE = 2**24
 """Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and

@@ -19,16 +19,16 @@ from torch import Tensor
 from benchmark import data, registry
 from benchmark.artifact import load_artifact
 from benchmark.cells import Cell, Evaluation, Job
-from benchmark.condensed import training_set
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.method import Method, Schedule
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.store import Store
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
+from benchmark.training.recipes import Recipe
+from benchmark.training.training_set import training_set
 from benchmark.worker import CONDENSED, Worker
 
 FEW_STEPS = 3

@@ -16,7 +16,6 @@ import torch
 from benchmark import __version__, registry
 from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.cells import Cell, Job
-from benchmark.condensed import training_set
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.failures import describe_failure, now
@@ -29,6 +28,7 @@ from benchmark.system.files import is_number
 from benchmark.system.locks import Claimed, claim
 from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.task import Task
+from benchmark.training.training_set import training_set
 
 CONDENSED = "condensed.safetensors"
 

@@ -23,10 +23,10 @@ from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work
 from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
-from benchmark.trainer import train_epochs
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import train_epochs
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 

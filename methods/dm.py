@@ -23,9 +23,9 @@ from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work
 from benchmark.objectives.distribution_matching import distribution_matching, mean_embedding
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
+from benchmark.training.recipes import Recipe
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ from benchmark.data import DatasetSpec
 from benchmark.experts import expert_work
 from benchmark.method import Work
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import SYNTHETIC_AT_MOST, Task
+from benchmark.training.recipes import Recipe
 from benchmark.warm_start import fit_images, fitting_flops
 from methods.mtt import MTT, Companion, Decode, MTTHyper, row
 

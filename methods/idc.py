@@ -31,10 +31,10 @@ from benchmark.containers.multi_formation import MultiFormation
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Work, nearest_ipc, table_dataset
 from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import Task
-from benchmark.trainer import TrainingSet, scale_lr, train_mixed
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import TrainingSet, scale_lr, train_mixed
 
 SETTINGS = {
     ("SVHN", 10): {"n_data": 500},

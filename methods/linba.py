@@ -10,7 +10,7 @@ Deviations 20,000 outer steps (theirs: 500,000 without a stopping rule), or a st
            set (`validate_every`), never by the test set; bases of every other cell by `default_bases`; fewer images per
            class where there are more classes; no penalty on the coefficients (its gradient is exactly zero); no ZCA, as
            in the published command (their option for it, kind B of METHODS 1.1, is not offered); one exact adjoint
-           instead of copies of the network (see `benchmark.unroll`)
+           instead of copies of the network (see `benchmark.training.unroll`)
 
 Free pixels under the same loss, the paper's row without factorisation: `--set dm.objective=linba`.
 """
@@ -35,11 +35,11 @@ from benchmark.data import DatasetSpec, Split
 from benchmark.method import Method, Work
 from benchmark.networks import Network
 from benchmark.objectives import real_parts
-from benchmark.recipes import Recipe
 from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Run
 from benchmark.task import Task
-from benchmark.trainer import SCORING_BATCH
-from benchmark.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import SCORING_BATCH
+from benchmark.training.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from benchmark.data import DatasetSpec
 from benchmark.experts import Experts, expert_recipe, expert_work, trajectories
 from benchmark.method import Method, Work
 from benchmark.objectives.trajectory_matching import StepSize, StepSizeParameter, inner_batches, trajectory_distance
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.task import SYNTHETIC_AT_MOST, Task
-from benchmark.unroll import Unroll, adjoint_of_gradient
+from benchmark.training.recipes import Recipe
+from benchmark.training.unroll import Unroll, adjoint_of_gradient
 
 Decode = Callable[[int, Tensor | None], tuple[Tensor, Tensor]]
 """(student step, indices or None for all) -> (images as the container stores them, labels)."""

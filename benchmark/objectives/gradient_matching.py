@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, grad_and_value, vmap
 
-from benchmark.compiled import EAGER, Passes, value_and_gradient
 from benchmark.networks import Network, detached
 from benchmark.objectives import real_parts, with_gradient
+from benchmark.training.passes import EAGER, Passes, value_and_gradient
 
 Distance = Literal["dc", "mse", "cos", "l1"]
 Matched = Literal["all", "conv"]

@@ -1,6 +1,6 @@
 """Trajectory matching: where a student ends that starts on an expert's path (Cazenavette et al., CVPR 2022).
 
-The pieces that MTT and HaBa share; the student's steps and their gradient are `benchmark.unroll`.
+The pieces that MTT and HaBa share; the student's steps and their gradient are `benchmark.training.unroll`.
 """
 
 from __future__ import annotations

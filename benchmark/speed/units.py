@@ -27,14 +27,14 @@ from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
 from benchmark.method import Method, Schedule, Work
 from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
-from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.speed.plain import matching, training, unrolled
 from benchmark.speed.plain.network import Step
 from benchmark.system.errors import CellError
 from benchmark.system.runtime import MIB, Runtime, derive_seed
 from benchmark.task import Task
-from benchmark.trainer import TrainingSet
+from benchmark.training.recipes import Recipe, unified
+from benchmark.training.trainer import TrainingSet
 
 PURPOSE = "speed"
 """What every generator of a measurement is seeded with."""

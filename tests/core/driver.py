@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 
-from benchmark import cli, data, estimate, recipes, store, worker
+from benchmark import cli, data, estimate, store, worker
+from benchmark.training import recipes
 
 SAVE_EVERY_SECONDS = 0.02
 EVALUATION_STEPS = 25

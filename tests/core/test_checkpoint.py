@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.optim import RowAdam
-from benchmark.recipes import Recipe
 from benchmark.system import checkpoint
 from benchmark.system.checkpoint import CheckpointError, load_state, read_header, save_state
 from benchmark.system.runtime import Runtime
-from benchmark.trainer import Ensemble, Training, TrainingSet
+from benchmark.training.recipes import Recipe
+from benchmark.training.row_adam import RowAdam
+from benchmark.training.trainer import Ensemble, Training, TrainingSet
 
 
 class Nested:

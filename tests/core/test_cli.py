@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def quiet(monkeypatch, tmp_path):
     """Evaluations of two steps, no network, this process alone (others would not know the toys), and the process's way
     of showing warnings given back."""
-    monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
+    monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr("benchmark.pool.SMALL_IMAGE", 0)
     monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)

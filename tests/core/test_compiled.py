@@ -12,8 +12,11 @@ import torch
 from torch._dynamo.utils import counters
 from torch.func import vmap
 
-from benchmark import compiled, networks
-from benchmark.compiled import (
+from benchmark import networks
+from benchmark.objectives.distribution_matching import mean_embedding
+from benchmark.system.runtime import Runtime
+from benchmark.training import passes
+from benchmark.training.passes import (
     by_autograd,
     first_order_pass,
     forward_pass,
@@ -22,11 +25,9 @@ from benchmark.compiled import (
     second_order_pass,
     side_by_side,
 )
-from benchmark.objectives.distribution_matching import mean_embedding
-from benchmark.recipes import Recipe
-from benchmark.system.runtime import Runtime
-from benchmark.trainer import Ensemble, Training, TrainingSet
-from benchmark.unroll import adjoint_of_gradient
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Ensemble, Training, TrainingSet
+from benchmark.training.unroll import adjoint_of_gradient
 from methods.cafe import guesses
 
 CPU = torch.device("cpu")
@@ -61,13 +62,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_refused(monkeypatch):
-    monkeypatch.setattr(compiled, "_refused", set())
+    monkeypatch.setattr(passes, "_refused", set())
 
 
 @pytest.fixture
 def compiler(forgotten, monkeypatch, folder):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    monkeypatch.setattr(passes, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
     if not has_compiler():
         pytest.skip("torch finds no compiler here")
 
@@ -144,7 +145,7 @@ def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):
     recipe = Recipe(steps=10, batch=32, cutmix=0.5)
     ends = []
     for worth in (0.0, float("inf")):
-        compiled.WORTH_COMPILING["float32"] = worth
+        passes.WORTH_COMPILING["float32"] = worth
         training = Training(Ensemble(network(), [1, 2], EAGER), data, recipe, "color_crop")
         assert not training.batched
         losses = torch.stack([training.step(step) for step in range(10)])
@@ -153,10 +154,10 @@ def test_a_training_of_ten_steps_stays_with_the_eager_one(compiler, generator):
 
 
 def test_only_long_trainings_are_compiled_whatever_stands_beside_them(monkeypatch):
-    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    monkeypatch.setattr(compiled, "_compile", lambda function: lambda *_, **__: None)
+    monkeypatch.setattr(passes, "has_compiler", lambda: True)
+    monkeypatch.setattr(passes, "_compile", lambda function: lambda *_, **__: None)
     flops = 3 * networks.flops_per_image(network(), SHAPE)
-    enough = round(compiled.WORTH_COMPILING["float32"] / flops) + 1
+    enough = round(passes.WORTH_COMPILING["float32"] / flops) + 1
     assert first_order_pass(network(), SHAPE, enough, EAGER).func is not by_autograd
     assert first_order_pass(network(), SHAPE, enough - 2, EAGER).func is by_autograd
     assert first_order_pass(network(), SHAPE, enough, Runtime(CPU, "reference")).func is by_autograd
@@ -178,7 +179,7 @@ def test_what_is_compiled_goes_to_the_users_cache(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}
     environment |= {"TMPDIR": str(temporary), "CONDENSE_CACHE": str(cache)}
     plan = ["--plan", "--methods", "dm", "--results-dir", str(tmp_path)]
-    code = f"from benchmark import cli, compiled; cli.main({plan}); assert compiled.has_compiler()"
+    code = f"from benchmark import cli, compiled; cli.main({plan}); assert passes.has_compiler()"
     run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     if "cannot compile" in run.stderr:
         pytest.skip("torch finds no compiler here")
@@ -193,7 +194,7 @@ def test_a_machine_without_a_compiler_is_told_once_and_goes_on(forgotten, monkey
         raise RuntimeError("no g++\nin many lines")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    monkeypatch.setattr(passes, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
     with pytest.warns(UserWarning, match=r"cannot compile here \(RuntimeError: no g\+\+\)"):
         found = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))
     again = first_order_pass(network(), SHAPE, 1, Runtime(CPU, "bf16"))  # a second warning would be an error here
@@ -208,9 +209,9 @@ def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeyp
         calls.append(1)
         raise RuntimeError("conflicting declaration")
 
-    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    monkeypatch.setattr(compiled, "_compile", lambda function: stumble)
-    monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
+    monkeypatch.setattr(passes, "has_compiler", lambda: True)
+    monkeypatch.setattr(passes, "_compile", lambda function: stumble)
+    monkeypatch.setattr(passes, "WORTH_COMPILING", {"float32": 0.0, "bf16": 0.0})
     with pytest.warns(UserWarning, match="cannot compile ConvNet"):
         found = first_order_pass(network(), SHAPE, 1, EAGER)
     again = first_order_pass(network(), SHAPE, 1, EAGER)
@@ -220,7 +221,7 @@ def test_a_network_that_the_compiler_stumbles_over_is_trained_uncompiled(monkeyp
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 0.03)])
 def test_features_without_a_graph_agree_with_eager_ones(precision, tolerance, compiler, monkeypatch, generator):
-    monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", 0.0)
+    monkeypatch.setattr(passes, "WORTH_COMPILING_FORWARD", 0.0)
     net, images = network(), torch.randn(2, 9, *SHAPE, generator=generator)
     fast = forward_pass(mean_embedding, net, SHAPE, 1, Runtime(CPU, precision))
     for _ in range(2):  # other weights, the same version
@@ -235,9 +236,9 @@ def test_features_without_a_graph_agree_with_eager_ones(precision, tolerance, co
 
 
 def test_a_cell_too_short_for_compiling_gets_no_second_order_pass(monkeypatch):
-    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    monkeypatch.setattr(passes, "has_compiler", lambda: True)
     flops = networks.MATCHED_COST * networks.flops_per_image(network(), SHAPE)
-    enough = round(compiled.WORTH_COMPILING_SECOND / flops) + 1
+    enough = round(passes.WORTH_COMPILING_SECOND / flops) + 1
     arguments = adjoint_of_gradient, network(), SHAPE
     assert second_order_pass(*arguments, enough, EAGER) is not None
     assert second_order_pass(*arguments, enough - 2, EAGER) is None
@@ -251,10 +252,10 @@ def test_an_error_of_the_computation_is_not_blamed_on_the_compiler(monkeypatch):
     def too_much(*_, **__):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    monkeypatch.setattr(compiled, "_compile", lambda function: too_much)
-    monkeypatch.setattr(compiled, "WORTH_COMPILING_SECOND", 0.0)
+    monkeypatch.setattr(passes, "has_compiler", lambda: True)
+    monkeypatch.setattr(passes, "_compile", lambda function: too_much)
+    monkeypatch.setattr(passes, "WORTH_COMPILING_SECOND", 0.0)
     found = second_order_pass(too_much, network(), SHAPE, 1, EAGER)
     with pytest.raises(MemoryError):
         found(torch.zeros(1, *SHAPE))
-    assert not compiled._refused
+    assert not passes._refused

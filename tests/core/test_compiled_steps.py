@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import compiled, data, networks, registry, trainer
+from benchmark import data, networks, registry
 from benchmark import task as task_module
-from benchmark.compiled import Passes, has_compiler
 from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
 from benchmark.system.runtime import Runtime
 from benchmark.task import Task
-from benchmark.unroll import adjoint_of_gradient
+from benchmark.training import passes, trainer
+from benchmark.training.passes import Passes, has_compiler
+from benchmark.training.unroll import adjoint_of_gradient
 from tests.methods.toy_task import Losses, toy_task
 from tests.substrate.test_unroll import Problem
 
@@ -36,7 +37,7 @@ WITH_EXPERTS = ("mtt", "haba")
 
 def pure(network, second_order):
     """The passes as they are compiled, uncompiled."""
-    return Passes(partial(compiled.loss_and_gradients, network, half=False), partial(second_order, network))
+    return Passes(partial(passes.loss_and_gradients, network, half=False), partial(second_order, network))
 
 
 @pytest.mark.parametrize("matched", ["all", "conv"])
@@ -66,7 +67,7 @@ def test_of_a_real_side_in_half_precision_nothing_else_is(golden, golden_convnet
     """METHODS' bound on what bfloat16 does to a matched gradient: a few per cent of the pixels' gradient."""
     vectors = golden("gradient_matching_dc")
     network, batches = golden_convnet(vectors), (vectors["real"], vectors["syn"])
-    half = Passes(partial(compiled.loss_and_gradients, network, half=True), half=True)
+    half = Passes(partial(passes.loss_and_gradients, network, half=True), half=True)
     true_loss, true_gradient = value_and_grad(GradientMatching(), network, *batches)
     for batched in (False, True):
         loss, gradient = value_and_grad(GradientMatching(batched=batched, passes=half), network, *batches, chunk=4)
@@ -108,19 +109,19 @@ def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     if not has_compiler():
         pytest.skip("torch finds no compiler here")
-    monkeypatch.setattr(compiled, "_refused", set())
-    results, calls, original = [], [], compiled._Compiled.__call__
+    monkeypatch.setattr(passes, "_refused", set())
+    results, calls, original = [], [], passes._Compiled.__call__
     monkeypatch.setattr(
-        compiled._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1]
+        passes._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1]
     )
     for worth in (float("inf"), 0.0):
-        monkeypatch.setattr(compiled, "WORTH_COMPILING_SECOND", worth)
-        monkeypatch.setattr(compiled, "WORTH_COMPILING_FORWARD", worth)
+        monkeypatch.setattr(passes, "WORTH_COMPILING_SECOND", worth)
+        monkeypatch.setattr(passes, "WORTH_COMPILING_FORWARD", worth)
         if name not in WITH_EXPERTS:  # trainings, in which rounding grows from step to step
-            monkeypatch.setattr(compiled, "WORTH_COMPILING", {"float32": worth})
+            monkeypatch.setattr(passes, "WORTH_COMPILING", {"float32": worth})
         results.append(condense(name, "float32"))
         assert bool(calls) == (worth == 0)
-    assert not compiled._refused
+    assert not passes._refused
     (losses, images), (true_losses, true_images) = results
     assert (losses - true_losses).norm() <= 1e-4 * true_losses.norm()
     # MTT's step size of 100 and more lets single flips of a ReLU's sign show, which rounding decides.
@@ -130,7 +131,7 @@ def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path
 @pytest.mark.parametrize("name", ["dsa", "dm", "cafe", "idc"])
 def test_ten_steps_in_half_precision_stay_near_those_in_float32(name, norm_in_float32, monkeypatch):
     """Of 32x32 images: the losses within 2 %, and how far the images came within 15 %. Uncompiled, as on a GPU."""
-    for module in (compiled, task_module, trainer):
+    for module in (passes, task_module, trainer):
         monkeypatch.setattr(module, "eagerly_half", lambda runtime: runtime.precision == "bf16")
     method, ends = registry.get(name), []
     for precision in ("float32", "bf16"):

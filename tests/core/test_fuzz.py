@@ -33,7 +33,7 @@ CPU = Runtime(torch.device("cpu"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, toys, digits, tmp_path):
     """Trainings of one step, digits that are read once, no network, no drawing; a folder that is nobody's."""
-    monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 1)
+    monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 1)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)
     monkeypatch.setattr("benchmark.data.digits.load", lambda: digits)

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from benchmark import data, footprint, memory, networks, registry
 from benchmark.cells import Job
-from benchmark.compiled import side_by_side
 from benchmark.estimate import Speed
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu, share
@@ -23,6 +22,7 @@ from benchmark.plan import make_plan
 from benchmark.store import Store
 from benchmark.system.runtime import MIB
 from benchmark.testing import short_job
+from benchmark.training.passes import side_by_side
 from methods.dc import DC
 from methods.dm import DM
 from methods.random import Random

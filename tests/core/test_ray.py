@@ -229,7 +229,7 @@ def test_a_failure_is_told_and_comes_back(go, apart, digits, tmp_path):
 
 @pytest.mark.long
 def test_the_command_line(machines, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
+    monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr("warnings.showwarning", None)
     results = tmp_path / "results"
     arguments = ["--methods", "random", "--ipc", "1", "2", "--nets", "1", "--results-dir", str(results)]

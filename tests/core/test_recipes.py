@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.recipes import MINIMUM_STEPS, Recipe, unified
+from benchmark.training.recipes import MINIMUM_STEPS, Recipe, unified
 
 
 @pytest.mark.parametrize(

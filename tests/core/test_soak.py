@@ -46,7 +46,7 @@ def shared_memory() -> set[str]:
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which only Linux has")
 def test_grids_in_a_loop(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmark.recipes.MINIMUM_STEPS", 2)
+    monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

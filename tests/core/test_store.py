@@ -8,9 +8,9 @@ import warnings
 import pytest
 
 from benchmark.cells import RESULT_FORMAT, Evaluation
-from benchmark.recipes import Recipe
 from benchmark.store import CHECKSUM, Store, holds, same_training
 from benchmark.system.files import write_atomically, write_json
+from benchmark.training.recipes import Recipe
 from tests.core.toys import SHORT, toy_job
 
 

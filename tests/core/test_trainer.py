@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
-from benchmark.compiled import loss_and_gradients
-from benchmark.recipes import Recipe
 from benchmark.system.runtime import Runtime
-from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies, train_epochs
+from benchmark.training.passes import loss_and_gradients
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies, train_epochs
 
 CPU = torch.device("cpu")
 BATCHED, LOOP = Runtime(CPU, "float32"), Runtime(CPU, "reference")

@@ -12,12 +12,12 @@ from benchmark import data, registry
 from benchmark.artifact import ArtifactError, load_artifact
 from benchmark.cells import Evaluation
 from benchmark.evaluation import at_once
-from benchmark.recipes import Recipe
 from benchmark.store import Store, sealed
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
-from benchmark.trainer import Training
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Training
 from benchmark.worker import CONDENSED, Worker, draws_of
 from tests.core.toys import SHORT, Drift, Failing, toy_job
 
@@ -186,7 +186,7 @@ def test_both_protocols_share_the_training_where_their_recipes_are_equal(run, mo
         "benchmark.evaluation.Ensemble",
         lambda network, seeds, runtime: trained.append(len(seeds)) or Ensemble(network, seeds, runtime),
     )
-    from benchmark.trainer import Ensemble
+    from benchmark.training.trainer import Ensemble
 
     both = (unified(2), unified(2, protocol="native"))
     one, other = run(toy_job(evaluations=both))["evaluations"]

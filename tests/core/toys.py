@@ -10,8 +10,8 @@ from benchmark import registry
 from benchmark.cells import Cell, Evaluation, Job
 from benchmark.containers.pixels import Pixels
 from benchmark.method import Method
-from benchmark.recipes import Recipe
 from benchmark.system.errors import BudgetError
+from benchmark.training.recipes import Recipe
 
 SHORT = Recipe(steps=3, batch=16)
 

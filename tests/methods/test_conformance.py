@@ -14,12 +14,12 @@ from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.networks.convnet import Block
 from benchmark.plan import Grid
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.store import Store
 from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method, short_job
+from benchmark.training.recipes import Recipe
 from benchmark.worker import Worker
 from tests.data.conftest import (  # noqa: F401  (fixtures)
     offline,

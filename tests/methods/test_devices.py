@@ -9,9 +9,9 @@ import torch
 from benchmark import experts, networks, registry
 from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
-from benchmark.recipes import Recipe
 from benchmark.system.runtime import Runtime
-from benchmark.trainer import Ensemble, Training, TrainingSet, accuracies
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies
 from tests.methods.short import short_settings, smallest_ipc
 from tests.methods.toy_task import BATCHED, Losses, float64, toy_task
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from benchmark import data, networks
-from benchmark.condensed import training_set
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
 from benchmark.method import Schedule
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
-from benchmark.recipes import Recipe, unified
 from benchmark.run import Run
 from benchmark.system.errors import BudgetError, Stopped
 from benchmark.testing import check_method
-from benchmark.trainer import Ensemble, Training
+from benchmark.training.recipes import Recipe, unified
+from benchmark.training.trainer import Ensemble, Training
+from benchmark.training.training_set import training_set
 from methods.dm import DM, DMHyper
 from methods.haba import Critic, HaBa, HaBaHyper
 from methods.mtt import MTT, MTTHyper

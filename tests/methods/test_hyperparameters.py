@@ -11,7 +11,7 @@ from benchmark import registry
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.method import Method, Schedule, nearest_ipc, table_dataset
-from benchmark.recipes import unified
+from benchmark.training.recipes import unified
 
 PAPER, QUICK = Schedule.parse("paper"), Schedule.parse("quick")
 SPECS = {

@@ -18,7 +18,7 @@ from benchmark.objectives import real_parts
 from benchmark.run import Run
 from benchmark.system.errors import BudgetError, Stopped, TooFewImages
 from benchmark.testing import check_method
-from benchmark.unroll import Unroll, flatten, unflatten
+from benchmark.training.unroll import Unroll, flatten, unflatten
 from methods.dm import DM, DMHyper
 from methods.linba import EarlyStop, LinBa, LinBaHyper
 from tests.methods.reference_linba import linba

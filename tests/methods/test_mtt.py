@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from benchmark import data, registry
 from benchmark.artifact import ArtifactError, load_artifact, save_artifact
 from benchmark.cells import Evaluation
-from benchmark.condensed import training_set
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
@@ -19,12 +18,13 @@ from benchmark.evaluation import evaluate
 from benchmark.method import Schedule
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
 from benchmark.preview import viewable
-from benchmark.recipes import Recipe
 from benchmark.run import Run
 from benchmark.system import files
 from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method
-from benchmark.trainer import Training
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Training
+from benchmark.training.training_set import training_set
 from methods.mtt import MTT, MTTHyper
 from tests.methods.reference_mtt import closed_form, mtt
 from tests.methods.toy_task import float64, toy_task

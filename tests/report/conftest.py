@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
-from benchmark.recipes import unified
 from benchmark.report import plots
 from benchmark.store import Store
+from benchmark.training.recipes import unified
 
 PUBLISHED = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}
 TITLES = {"dm": "DM", "dc": "DC", "hmn": "HMN", "random": "Random", "whole": "Whole set"}

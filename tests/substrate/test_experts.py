@@ -15,8 +15,8 @@ from benchmark.run import Run
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.task import Task
-from benchmark.trainer import Training
-from benchmark.unroll import flatten, unflatten
+from benchmark.training.trainer import Training
+from benchmark.training.unroll import flatten, unflatten
 
 SPEC = DatasetSpec("toy", "Toy", 1, 4, 4, 3, flip=False, published="")
 IMAGES, EPOCHS = 10, 2

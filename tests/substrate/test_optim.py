@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmark.optim import RowAdam
 from benchmark.system import checkpoint
+from benchmark.training.row_adam import RowAdam
 
 
 def literal(parameter: torch.Tensor, gradients: list[torch.Tensor], rows: int, lr: float) -> torch.Tensor:

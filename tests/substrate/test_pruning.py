@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from benchmark.condensed import training_set
 from benchmark.containers.pixels import Pixels
 from benchmark.pruning import (
     area_under_margin,
@@ -15,9 +14,10 @@ from benchmark.pruning import (
     random_positions,
     search_beta,
 )
-from benchmark.recipes import Recipe
 from benchmark.run import Run
-from benchmark.trainer import Ensemble
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import Ensemble
+from benchmark.training.training_set import training_set
 from tests.methods import reference_hmn
 from tests.methods.toy_task import toy_task
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from benchmark.objectives.trajectory_matching import trajectory_distance
-from benchmark.unroll import Unroll, flatten, unflatten
+from benchmark.training.unroll import Unroll, flatten, unflatten
 
 STEPS, BATCH, IMAGES, CLASSES = 5, 6, 9, 3
 

@@ -14,10 +14,10 @@ from benchmark import data, networks
 from benchmark.augment import dsa
 from benchmark.data import Dataset
 from benchmark.networks.convnet import ConvNet
-from benchmark.recipes import Recipe
 from benchmark.speed.plain.augmentation import augment, draws
 from benchmark.speed.plain.network import PlainConvNet, descend
-from benchmark.trainer import TrainingSet
+from benchmark.training.recipes import Recipe
+from benchmark.training.trainer import TrainingSet
 
 
 class PlainTraining:

@@ -22,7 +22,7 @@ from benchmark.run import Run
 from benchmark.speed.plain.augmentation import augment, draws
 from benchmark.speed.plain.network import PlainConvNet, Step, descend
 from benchmark.task import SYNTHETIC_AT_MOST, Task
-from benchmark.unroll import flatten, unflatten
+from benchmark.training.unroll import flatten, unflatten
 
 
 def unroll(

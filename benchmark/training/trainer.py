@@ -17,11 +17,11 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
-from benchmark.compiled import Pass, eagerly_half, first_order_pass, is_compiled, side_by_side
 from benchmark.data import Split
 from benchmark.networks import Network, detached
-from benchmark.recipes import Recipe
 from benchmark.system.runtime import Runtime
+from benchmark.training.passes import Pass, eagerly_half, first_order_pass, is_compiled, side_by_side
+from benchmark.training.recipes import Recipe
 
 SCORING_BATCH = 250
 """Images in one forward pass. More takes memory (3.5 GB for a thousand of 32x32 on a CPU) and is no faster."""

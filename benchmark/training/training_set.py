@@ -11,7 +11,7 @@ from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Split
 from benchmark.data.whitening import ZCA
-from benchmark.trainer import TrainingSet
+from benchmark.training.trainer import TrainingSet
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from benchmark.compiled import EAGER, Passes
 from benchmark.networks import Network
+from benchmark.training.passes import EAGER, Passes
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 

@@ -1,0 +1,1 @@
+"""How networks are trained on images: recipes, the trainer, compiled passes and the exact unroll."""
