@@ -17,8 +17,6 @@ import torch
 from rich.console import Console
 
 from benchmark import __version__, data, estimate, pool, registry
-from benchmark.artifact import ArtifactError
-from benchmark.cells import Job
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.failures import describe_failure, failure_word, mend
@@ -30,7 +28,9 @@ from benchmark.options import Options, UsageError, grid_of, parse
 from benchmark.plan import Entry, Grid, make_plan
 from benchmark.progress import Display
 from benchmark.scoring import print_scores, score_file
-from benchmark.store import Store
+from benchmark.store.cells import Job
+from benchmark.store.condensed_set import ArtifactError
+from benchmark.store.folder import Store
 from benchmark.system.errors import BudgetError, CellError
 from benchmark.system.paths import cache_folder, data_folder
 from benchmark.system.runtime import MIB, Runtime, has_fast_bf16, set_up, settle_compiler

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.cells import Job
 from benchmark.data import Dataset
 from benchmark.ledger import Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
-from benchmark.store import Store
+from benchmark.store.cells import Job
+from benchmark.store.folder import Store
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Runtime
 from benchmark.worker import OnDevice, Worker

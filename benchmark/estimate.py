@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmark import networks, registry
-from benchmark.cells import Job
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.method import Work, nearest_ipc
 from benchmark.networks import MATCHED_COST, TRAINED_COST
+from benchmark.store.cells import Job
 from benchmark.system.files import is_number
 from benchmark.system.runtime import Precision, Runtime
 from benchmark.training.recipes import Recipe

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmark import registry
-from benchmark.cells import Cell
+from benchmark.store.cells import Cell
 from benchmark.system.errors import CellError
 
 MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed")

@@ -12,8 +12,8 @@ import torch
 from torch.func import functional_call
 
 from benchmark import networks
-from benchmark.cells import Evaluation
 from benchmark.data import DatasetSpec
+from benchmark.store.cells import Evaluation
 
 CONTEXT = 2**30
 """Of a process that holds a CUDA context, its kernels and cuDNN's workspace; an allowance, not measured."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark.artifact import load_artifact
 from benchmark.data import Dataset, read_class_folders
+from benchmark.store.condensed_set import load_artifact
 from benchmark.training.trainer import TrainingSet
 from benchmark.training.training_set import training_set
 

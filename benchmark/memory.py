@@ -10,7 +10,6 @@ import math
 from dataclasses import replace
 
 from benchmark import registry
-from benchmark.cells import Evaluation, Job
 from benchmark.data import DatasetSpec
 from benchmark.estimate import decoded
 from benchmark.experts import SNAPSHOT_BYTES
@@ -23,6 +22,7 @@ from benchmark.footprint import (
     parameter_bytes,
     standing_bytes,
 )
+from benchmark.store.cells import Evaluation, Job
 from benchmark.system.runtime import MIB
 from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.training.trainer import SCORING_BATCH

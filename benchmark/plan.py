@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark import registry
-from benchmark.cells import Cell, Evaluation, Job
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.estimate import Speed, estimate_seconds
 from benchmark.memory import predicted_bytes
 from benchmark.method import Method, Schedule
 from benchmark.registry import Row
-from benchmark.store import Store
+from benchmark.store.cells import Cell, Evaluation, Job
+from benchmark.store.folder import Store
 from benchmark.system.errors import BudgetError
 from benchmark.system.runtime import Precision
 from benchmark.training.recipes import unified

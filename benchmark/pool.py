@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from benchmark import data
-from benchmark.cells import Job
 from benchmark.data import DatasetSpec
 from benchmark.engine import StopSignal
 from benchmark.ledger import ATTEMPTS, Ledger, Outcome, attempt
 from benchmark.progress import CellProgress, Display
-from benchmark.store import Store
+from benchmark.store.cells import Job
+from benchmark.store.folder import Store
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Precision, Runtime, cores, set_up
 from benchmark.worker import OnDevice, Worker

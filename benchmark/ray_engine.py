@@ -24,7 +24,6 @@ import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cells import Evaluation, Job
 from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
@@ -33,7 +32,8 @@ from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.memory import condensing_bytes, scoring_bytes
 from benchmark.progress import CellProgress, Display
 from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
-from benchmark.store import RESULT, Store
+from benchmark.store.cells import Evaluation, Job
+from benchmark.store.folder import RESULT, Store
 from benchmark.system.errors import first_line
 from benchmark.system.files import canonical_json, write_atomically
 from benchmark.system.locks import LOOK_SECONDS, Claimed, claim

@@ -17,10 +17,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from benchmark.cells import Job
 from benchmark.data import Dataset
 from benchmark.ledger import End, attempt
-from benchmark.store import FAILURE, Store
+from benchmark.store.cells import Job
+from benchmark.store.folder import FAILURE, Store
 from benchmark.system.paths import cache_folder
 from benchmark.system.runtime import Precision, set_up
 from benchmark.worker import Worker

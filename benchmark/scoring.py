@@ -12,14 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark import registry
-from benchmark.cells import Evaluation
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.foreign import CondensedSet, ForeignSetError, digest, read_sets
 from benchmark.plan import Grid
 from benchmark.progress import Display
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.cells import Evaluation
+from benchmark.store.folder import Store
 from benchmark.system.files import write_json
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe, unified

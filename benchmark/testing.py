@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from benchmark import data, registry
-from benchmark.artifact import load_artifact
-from benchmark.cells import Cell, Evaluation, Job
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.method import Method, Schedule
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.cells import Cell, Evaluation, Job
+from benchmark.store.condensed_set import load_artifact
+from benchmark.store.folder import Store
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe

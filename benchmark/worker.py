@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from benchmark import __version__, registry
-from benchmark.artifact import Artifact, ArtifactError, load_artifact, save_artifact
-from benchmark.cells import Cell, Job
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.failures import describe_failure, now
 from benchmark.method import Method
-from benchmark.preview import write_preview
 from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
-from benchmark.store import Store
+from benchmark.store.cells import Cell, Job
+from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact
+from benchmark.store.folder import Store
+from benchmark.store.preview import write_preview
 from benchmark.system.errors import NotFinite, Stopped
 from benchmark.system.files import is_number
 from benchmark.system.locks import Claimed, claim

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmark.report import accuracy, containers, cost, frames, observations, pruning, render, rows
 from benchmark.report.tables import Table
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from benchmark.system.files import write_atomically
 
 ALWAYS = ("accuracy", "cost")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from benchmark.report.published import IDENTIFIERS
 from benchmark.report.style import DATASETS, METHODS
-from benchmark.store import Record
+from benchmark.store.folder import Record
 
 Status = Literal["done", "failed", "missing"]
 

@@ -19,7 +19,7 @@ from benchmark.report.published import EVIDENCE, Published
 from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, ipc_rank, looks, method_rank
 from benchmark.report.tables import Column, Table, count, duration, plural, value_text
-from benchmark.store import Record
+from benchmark.store.folder import Record
 
 SHEET_PIXELS = 520
 """Longest side of a sheet in the page."""

@@ -22,7 +22,7 @@ from benchmark.cli import terminal
 from benchmark.failures import failure_word, now
 from benchmark.registry import nearest
 from benchmark.speed import measure, units
-from benchmark.store import SPEED_FORMAT, Store
+from benchmark.store.folder import SPEED_FORMAT, Store
 from benchmark.system.paths import data_folder
 from benchmark.system.runtime import Precision, cores, set_up
 from benchmark.worker import describe_environment

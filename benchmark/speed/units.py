@@ -18,7 +18,6 @@ import torch
 
 from benchmark import data, registry
 from benchmark.augment.dsa import strategy_for
-from benchmark.cells import Evaluation
 from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
@@ -30,6 +29,7 @@ from benchmark.networks import build as build_network
 from benchmark.run import Run
 from benchmark.speed.plain import matching, training, unrolled
 from benchmark.speed.plain.network import Step
+from benchmark.store.cells import Evaluation
 from benchmark.system.errors import CellError
 from benchmark.system.runtime import MIB, Runtime, derive_seed
 from benchmark.task import Task

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 
-from benchmark import cli, data, estimate, store, worker
+from benchmark import cli, data, estimate, worker
+from benchmark.store.folder import folder
 from benchmark.training import recipes
 
 SAVE_EVERY_SECONDS = 0.02
@@ -43,7 +44,7 @@ def main() -> int:
     estimate.probe_speed = lambda runtime: 1e10
     killer = Killer(*os.environ.get("KILL", "nowhere 1 0").split())
     data.load = killer.visiting("loading", data.load)
-    store.os.fsync = killer.visiting("writing", os.fsync)
+    folder.os.fsync = killer.visiting("writing", os.fsync)
     write_report = killer.visiting("report", cli.write_report)
     cli.write_report = write_report if os.environ.get("REPORT") else lambda store, console: 0
     run = worker.Run

@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmark.cells import Job
 from benchmark.progress import Display
-from benchmark.store import Store
+from benchmark.store.cells import Job
+from benchmark.store.folder import Store
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.worker import Worker

@@ -18,7 +18,7 @@ from benchmark.engine import run_jobs
 from benchmark.ledger import ELSEWHERE
 from benchmark.progress import Display
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from benchmark.system import locks
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmark import __version__, cli, data, networks, registry
 from benchmark.options import parse
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from tests.core.toys import Drift
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ import math
 import pytest
 
 from benchmark import registry
-from benchmark.cells import Job
 from benchmark.containers.budget import Budget
 from benchmark.estimate import (
     EVALUATION,
@@ -22,6 +21,7 @@ from benchmark.estimate import (
 )
 from benchmark.method import Work
 from benchmark.options import Options, grid_of
+from benchmark.store.cells import Job
 from benchmark.testing import short_job
 
 

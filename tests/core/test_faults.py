@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark import cli, features
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from tests.core.toys import Drift
 
 GRID = (

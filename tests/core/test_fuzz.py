@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from benchmark import cli
-from benchmark.artifact import save_artifact
 from benchmark.containers.addressed import Addressed
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
-from benchmark.store import Store, sealed
+from benchmark.store.condensed_set import save_artifact
+from benchmark.store.folder import Store, sealed
 from benchmark.system import files
 from benchmark.system.runtime import Runtime
 from benchmark.worker import Worker

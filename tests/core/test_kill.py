@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark import registry
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from tests.methods.short import short_settings, smallest_ipc
 
 ROOT = Path(__file__).parents[2]

@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark import data, footprint, memory, networks, registry
-from benchmark.cells import Job
 from benchmark.estimate import Speed
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu, share
 from benchmark.options import Options, grid_of
 from benchmark.plan import make_plan
-from benchmark.store import Store
+from benchmark.store.cells import Job
+from benchmark.store.folder import Store
 from benchmark.system.runtime import MIB
 from benchmark.testing import short_job
 from benchmark.training.passes import side_by_side

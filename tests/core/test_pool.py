@@ -11,7 +11,7 @@ from benchmark import pool
 from benchmark.engine import StopSignal
 from benchmark.ledger import Outcome
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from methods.dm import DM
 from methods.random import Random
 from tests.core.spread import CPU, Meddling, jobs_of, once, same_as_alone

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from benchmark.cells import RESULT_FORMAT, Evaluation
-from benchmark.store import CHECKSUM, Store, holds, same_training
+from benchmark.store.cells import RESULT_FORMAT, Evaluation
+from benchmark.store.folder import CHECKSUM, Store, holds, same_training
 from benchmark.system.files import write_atomically, write_json
 from benchmark.training.recipes import Recipe
 from tests.core.toys import SHORT, toy_job
@@ -76,7 +76,7 @@ def test_announced_then_failed_then_done(store, job):
 def test_a_kill_in_the_middle_of_finishing_leaves_no_contradiction(store, job, monkeypatch):
     directory = store.announce(job)
     store.fail(job.cell, {"error": "error"})
-    monkeypatch.setattr("benchmark.store.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("benchmark.store.folder.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.finish(job.cell, result_of(job))
     monkeypatch.undo()

@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 
 from benchmark import data, registry
-from benchmark.artifact import ArtifactError, load_artifact
-from benchmark.cells import Evaluation
 from benchmark.evaluation import at_once
-from benchmark.store import Store, sealed
+from benchmark.store.cells import Evaluation
+from benchmark.store.condensed_set import ArtifactError, load_artifact
+from benchmark.store.folder import Store, sealed
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
@@ -304,7 +304,7 @@ def test_a_full_disk_while_saving_leaves_nothing_that_looks_finished(run, store,
 
     from benchmark.system.files import write_atomically as write
 
-    monkeypatch.setattr("benchmark.artifact.write_atomically", full)
+    monkeypatch.setattr("benchmark.store.condensed_set.write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         run(job)
     monkeypatch.undo()

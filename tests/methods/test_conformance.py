@@ -9,13 +9,13 @@ import torch
 from torchvision import datasets
 
 from benchmark import data, registry
-from benchmark.cells import Evaluation
 from benchmark.containers.budget import Budget
 from benchmark.method import Schedule
 from benchmark.networks.convnet import Block
 from benchmark.plan import Grid
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.cells import Evaluation
+from benchmark.store.folder import Store
 from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method, short_job

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmark import data, features, networks, registry
 from benchmark.features import trained_embedding
 from benchmark.run import Run
-from benchmark.store import Store
+from benchmark.store.folder import Store
 from benchmark.system import checkpoint
 from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import data, registry
-from benchmark.artifact import ArtifactError, load_artifact, save_artifact
-from benchmark.cells import Evaluation
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.evaluation import evaluate
 from benchmark.method import Schedule
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
-from benchmark.preview import viewable
 from benchmark.run import Run
+from benchmark.store.cells import Evaluation
+from benchmark.store.condensed_set import ArtifactError, load_artifact, save_artifact
+from benchmark.store.preview import viewable
 from benchmark.system import files
 from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method

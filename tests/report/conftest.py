@@ -6,9 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
 from benchmark.report import plots
-from benchmark.store import Store
+from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
+from benchmark.store.folder import Store
 from benchmark.training.recipes import unified
 
 PUBLISHED = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmark.report import build
-from benchmark.store import SPEED_FORMAT, Store
+from benchmark.store.folder import SPEED_FORMAT, Store
 
 
 def measured(**other):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cells import RESULT_FORMAT, Cell, Evaluation, Job
+from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
 from benchmark.system.files import canonical_json, is_number, write_atomically, write_json
 
 CHECKPOINT = "checkpoint"

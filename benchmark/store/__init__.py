@@ -1,0 +1,1 @@
+"""The results folder: cells and their files, condensed sets, previews. The store knows no method."""
