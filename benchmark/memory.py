@@ -10,9 +10,10 @@ import math
 from dataclasses import replace
 
 from benchmark import registry
+from benchmark.condensation.experts import SNAPSHOT_BYTES
+from benchmark.condensation.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.data import DatasetSpec
 from benchmark.estimate import decoded
-from benchmark.experts import SNAPSHOT_BYTES
 from benchmark.footprint import (
     OPTIMISED,
     TRAINED,
@@ -24,7 +25,6 @@ from benchmark.footprint import (
 )
 from benchmark.store.cells import Evaluation, Job
 from benchmark.system.runtime import MIB
-from benchmark.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.training.trainer import SCORING_BATCH
 
 MATCHED = 5.0

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from benchmark import data, networks, registry
+from benchmark.condensation.method import Schedule
 from benchmark.data import DataError
-from benchmark.method import Schedule
 from benchmark.plan import OBJECTIVE, Grid, parse_overrides
 from benchmark.system.runtime import Precision
 

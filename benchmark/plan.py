@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark import registry
+from benchmark.condensation.method import Method, Schedule
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.estimate import Speed, estimate_seconds
 from benchmark.memory import predicted_bytes
-from benchmark.method import Method, Schedule
 from benchmark.registry import Row
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.folder import Store

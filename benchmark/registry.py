@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import get_args
 
 import methods
-from benchmark.method import Category, Method
+from benchmark.condensation.method import Category, Method
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"

@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark import registry
+from benchmark.condensation.run import Run
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.foreign import CondensedSet, ForeignSetError, digest, read_sets
 from benchmark.plan import Grid
 from benchmark.progress import Display
-from benchmark.run import Run
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store
 from benchmark.system.files import write_json

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmark import data, registry
+from benchmark.condensation.method import Method, Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
-from benchmark.method import Method, Schedule
-from benchmark.run import Run
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.condensed_set import load_artifact
 from benchmark.store.folder import Store

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from benchmark import __version__, registry
+from benchmark.condensation.method import Method
+from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
+from benchmark.condensation.task import Task
 from benchmark.data import Dataset
 from benchmark.evaluation import evaluate
 from benchmark.failures import describe_failure, now
-from benchmark.method import Method
-from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
 from benchmark.store.cells import Cell, Job
 from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.store.folder import Store
@@ -27,7 +28,6 @@ from benchmark.system.errors import NotFinite, Stopped
 from benchmark.system.files import is_number
 from benchmark.system.locks import Claimed, claim
 from benchmark.system.runtime import Runtime, derive_seed
-from benchmark.task import Task
 from benchmark.training.training_set import training_set
 
 CONDENSED = "condensed.safetensors"

@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import STEPS_TAKEN, Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Work
 from benchmark.networks import Network
 from benchmark.objectives.feature_alignment import FeatureAlignment, means_and_pooled
-from benchmark.run import STEPS_TAKEN, Run
-from benchmark.task import Task
 from benchmark.training.passes import Pass
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH, scale_lr, train_epochs

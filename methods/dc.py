@@ -17,14 +17,14 @@ from typing import Any, Literal
 import torch
 
 from benchmark import networks
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Work
 from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
-from benchmark.run import Run
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import train_epochs
 

@@ -17,14 +17,14 @@ from typing import Any, Literal
 import torch
 
 from benchmark import networks
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Work
 from benchmark.objectives.distribution_matching import distribution_matching, mean_embedding
-from benchmark.run import Run
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 
 

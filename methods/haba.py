@@ -28,17 +28,17 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark import augment
+from benchmark.condensation.experts import expert_work
+from benchmark.condensation.method import Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
+from benchmark.condensation.warm_start import fit_images, fitting_flops
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Activation, Hallucinated, HallucinatedLayout
 from benchmark.data import DatasetSpec
-from benchmark.experts import expert_work
-from benchmark.method import Work
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
-from benchmark.run import Run
-from benchmark.task import SYNTHETIC_AT_MOST, Task
 from benchmark.training.recipes import Recipe
-from benchmark.warm_start import fit_images, fitting_flops
 from methods.mtt import MTT, Companion, Decode, MTTHyper, row
 
 

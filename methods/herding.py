@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.condensation.embeddings import trained_embedding
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.features import trained_embedding
-from benchmark.method import Method, Work
-from benchmark.run import Run
-from benchmark.task import Task
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,28 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from benchmark.condensation.method import Schedule, Work
+from benchmark.condensation.pruning import (
+    TENTHS,
+    MarginSpace,
+    best_beta,
+    double_end,
+    measure_aum,
+    random_positions,
+    search_beta,
+)
+from benchmark.condensation.run import TRAIN_POOL, Prefixed, Run
+from benchmark.condensation.task import Task
+from benchmark.condensation.warm_start import fit_images, fitting_flops
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec
-from benchmark.method import Schedule, Work
-from benchmark.pruning import TENTHS, MarginSpace, best_beta, double_end, measure_aum, random_positions, search_beta
-from benchmark.run import TRAIN_POOL, Prefixed, Run
 from benchmark.system.errors import BudgetError
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe, unified
 from benchmark.training.row_adam import RowAdam
 from benchmark.training.training_set import training_set
-from benchmark.warm_start import fit_images, fitting_flops
 from methods.idc import IDC, LoopHyper
 
 FEWEST_IMAGES = 2

@@ -25,14 +25,14 @@ from torch import Tensor
 
 from benchmark import augment, networks
 from benchmark.augment import diffaug
+from benchmark.condensation.method import Method, Work, nearest_ipc, table_dataset
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Work, nearest_ipc, table_dataset
 from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
-from benchmark.run import Run
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import TrainingSet, scale_lr, train_mixed
 

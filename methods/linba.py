@@ -28,15 +28,15 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import dsa
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.addressed import Addressed, AddressedLayout, basis_shape, default_bases
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
-from benchmark.method import Method, Work
 from benchmark.networks import Network
 from benchmark.objectives import real_parts
-from benchmark.run import STEPS_TAKEN, TRAIN_POOL, Run
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH
 from benchmark.training.unroll import Unroll, adjoint_of_gradient, flatten, unflatten

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from benchmark import augment
+from benchmark.condensation.experts import Experts, expert_recipe, expert_work, trajectories
+from benchmark.condensation.method import Method, Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.experts import Experts, expert_recipe, expert_work, trajectories
-from benchmark.method import Method, Work
 from benchmark.objectives.trajectory_matching import StepSize, StepSizeParameter, inner_batches, trajectory_distance
-from benchmark.run import Run
-from benchmark.task import SYNTHETIC_AT_MOST, Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.unroll import Unroll, adjoint_of_gradient
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmark.condensation.method import Method
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
-from benchmark.method import Method
-from benchmark.run import Run
-from benchmark.task import Task
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.run import Run
+from benchmark.condensation.run import Run
 from benchmark.speed.allocator import default_allocator, release_free_memory
 from benchmark.speed.units import Unit
 from benchmark.system.runtime import MIB, Runtime

@@ -18,21 +18,21 @@ import torch
 
 from benchmark import data, registry
 from benchmark.augment.dsa import strategy_for
+from benchmark.condensation.experts import ExpertTrainer, expert_recipe, trajectories
+from benchmark.condensation.method import Method, Schedule, Work
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
 from benchmark.evaluation import evaluate
-from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
-from benchmark.method import Method, Schedule, Work
 from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
-from benchmark.run import Run
 from benchmark.speed.plain import matching, training, unrolled
 from benchmark.speed.plain.network import Step
 from benchmark.store.cells import Evaluation
 from benchmark.system.errors import CellError
 from benchmark.system.runtime import MIB, Runtime, derive_seed
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe, unified
 from benchmark.training.trainer import TrainingSet
 

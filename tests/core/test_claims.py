@@ -13,11 +13,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmark import features
+from benchmark.condensation import embeddings
+from benchmark.condensation.run import Run
 from benchmark.engine import run_jobs
 from benchmark.ledger import ELSEWHERE
 from benchmark.progress import Display
-from benchmark.run import Run
 from benchmark.store.folder import Store
 from benchmark.system import locks
 from benchmark.system.errors import Stopped
@@ -126,12 +126,12 @@ def test_a_worker_keeps_off_a_claimed_cell(tmp_path, digits, toys, holder):
 
 def test_a_feature_network_is_trained_once_by_those_that_want_it_together(tmp_path, monkeypatch):
     trained = []
-    train = features._train
-    monkeypatch.setattr(features, "_train", lambda *given: (trained.append(1), time.sleep(0.5), train(*given)))
+    train = embeddings._train
+    monkeypatch.setattr(embeddings, "_train", lambda *given: (trained.append(1), time.sleep(0.5), train(*given)))
     task = dataclasses.replace(toy_task(), cache=tmp_path)
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(features.trained_embedding(task, Run(), 2))) for _ in range(2)
+        threading.Thread(target=lambda: found.append(embeddings.trained_embedding(task, Run(), 2))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()

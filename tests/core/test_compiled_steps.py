@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from benchmark import data, networks, registry
-from benchmark import task as task_module
+from benchmark.condensation import task as task_module
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
-from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
 from benchmark.system.runtime import Runtime
-from benchmark.task import Task
 from benchmark.training import passes, trainer
 from benchmark.training.passes import Passes, has_compiler
 from benchmark.training.unroll import adjoint_of_gradient

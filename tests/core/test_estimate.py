@@ -6,6 +6,7 @@ import math
 import pytest
 
 from benchmark import registry
+from benchmark.condensation.method import Work
 from benchmark.containers.budget import Budget
 from benchmark.estimate import (
     EVALUATION,
@@ -19,7 +20,6 @@ from benchmark.estimate import (
     units_of,
     work_flops,
 )
-from benchmark.method import Work
 from benchmark.options import Options, grid_of
 from benchmark.store.cells import Job
 from benchmark.testing import short_job

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark import cli, features
+from benchmark import cli
+from benchmark.condensation import embeddings
 from benchmark.store.folder import Store
 from tests.core.toys import Drift
 
@@ -93,7 +94,7 @@ class Full:
 
     def __init__(self, monkeypatch) -> None:
         self.writes, self.at = 0, 0
-        for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (features.checkpoint, "save")):
+        for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (embeddings.checkpoint, "save")):
             monkeypatch.setattr(module, name, self._counted(getattr(module, name)))
 
     def _counted(self, function):

@@ -8,9 +8,9 @@ import signal
 import pytest
 
 from benchmark import pool
+from benchmark.condensation.run import Run
 from benchmark.engine import StopSignal
 from benchmark.ledger import Outcome
-from benchmark.run import Run
 from benchmark.store.folder import Store
 from methods.dm import DM
 from methods.random import Random

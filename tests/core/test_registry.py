@@ -16,7 +16,7 @@ from benchmark.testing import check_method
 ROOT = Path(__file__).parents[2]
 GOOD = '''
 from dataclasses import dataclass
-from benchmark.method import Method
+from benchmark.condensation.method import Method
 from benchmark.containers.pixels import Pixels
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmark.run import LOG, LOG_LINES, Run, append_log
+from benchmark.condensation.run import LOG, LOG_LINES, Run, append_log
 from benchmark.system import checkpoint
 from benchmark.system.errors import NotFinite, Stopped
 
@@ -380,7 +380,7 @@ def test_a_part_of_a_log_is_appended_once(tmp_path):
 
 def test_seconds_include_earlier_attempts(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("benchmark.condensation.run.time.perf_counter", lambda: clock[0])
 
     def attempt(stop):
         run = Run(tmp_path, "key", 1e9, should_stop=stop)
@@ -396,7 +396,7 @@ def test_seconds_include_earlier_attempts(tmp_path, monkeypatch):
 
 def test_checkpoints_come_no_further_apart_than_asked(tmp_path, monkeypatch):
     clock, saved = [0.0], []
-    monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("benchmark.condensation.run.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(checkpoint, "save_state", lambda path, state, header: saved.append(header["done"]))
     for _ in Run(tmp_path, "key", 60.0).loop("condense", 20):
         clock[0] += 25 / 6
@@ -405,7 +405,7 @@ def test_checkpoints_come_no_further_apart_than_asked(tmp_path, monkeypatch):
 
 def test_slow_steps_are_saved_as_they_end(tmp_path, monkeypatch):
     clock, saved = [0.0], []
-    monkeypatch.setattr("benchmark.run.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("benchmark.condensation.run.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(checkpoint, "save_state", lambda path, state, header: saved.append(header["done"]))
     for step in Run(tmp_path, "key", 60.0).loop("condense", 9):
         clock[0] += 7 if step in (2, 5) else 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark import augment, networks
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 from tests.methods.reference_gradient_matching import start, transforms
 
 

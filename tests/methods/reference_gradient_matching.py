@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark import augment, networks
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 
 
 def start(task: Task, init: str) -> Tensor:

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark import augment
-from benchmark.experts import expert_recipe, trajectories
-from benchmark.task import Task
+from benchmark.condensation.experts import expert_recipe, trajectories
+from benchmark.condensation.task import Task
 
 NAMES = ("encode_weight", "encode_bias", "scale", "shift", "decode_weight", "decode_bias")
 DRAWN = ("encode_weight", "encode_bias", "decode_weight", "decode_bias")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmark import augment, networks
 from benchmark.augment import diffaug
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 from tests.methods.reference_idc import distance, train
 
 

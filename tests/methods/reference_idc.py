@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 
 
 def decode(image_CHW: Tensor, factor: int) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark import augment, networks
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 
 
 def decode(bases: Tensor, coefficients: Tensor, image: int, shape: tuple[int, int, int], ds: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchmark import augment
-from benchmark.experts import expert_recipe, trajectories
-from benchmark.task import Task
+from benchmark.condensation.experts import expert_recipe, trajectories
+from benchmark.condensation.task import Task
 
 
 def closed_form(raw_NCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
+from benchmark.condensation.method import Method
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.method import Method
 from benchmark.system.errors import BudgetError
 from benchmark.testing import short_job
 

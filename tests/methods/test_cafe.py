@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from benchmark import data, networks
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
-from benchmark.method import Schedule
 from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment
-from benchmark.run import Run
 from benchmark.system.errors import Stopped
 from benchmark.testing import check_method
 from benchmark.worker import describe_condensation
@@ -141,7 +141,7 @@ def test_learning_rate_halves_at_60_80_and_90_percent(monkeypatch):
         rates.append(optimiser.param_groups[0]["lr"])
         return step(self, objective, network, real, synthetic, optimiser, *rest)
 
-    monkeypatch.setattr("benchmark.task.Task.step", spy)
+    monkeypatch.setattr("benchmark.condensation.task.Task.step", spy)
     CAFE(dataclasses.replace(HYPER, iterations=10, max_image_steps=1, lr_img=0.8)).condense(toy_task(), Run())
     assert rates == [0.8] * 6 + [0.4] * 2 + [0.2, 0.1]
 

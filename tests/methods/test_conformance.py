@@ -9,11 +9,11 @@ import torch
 from torchvision import datasets
 
 from benchmark import data, registry
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
-from benchmark.method import Schedule
 from benchmark.networks.convnet import Block
 from benchmark.plan import Grid
-from benchmark.run import Run
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store
 from benchmark.system.errors import TooFewImages

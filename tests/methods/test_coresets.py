@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import data, features, networks, registry
-from benchmark.features import trained_embedding
-from benchmark.run import Run
+from benchmark import data, networks, registry
+from benchmark.condensation import embeddings
+from benchmark.condensation.embeddings import trained_embedding
+from benchmark.condensation.run import Run
 from benchmark.store.folder import Store
 from benchmark.system import checkpoint
 from benchmark.system.errors import TooFewImages
@@ -119,8 +120,8 @@ def fit(cache, seed=0, steps=3, **task):
 def trainings(monkeypatch):
     """How many feature networks were trained."""
     count = []
-    training = features.Training
-    monkeypatch.setattr(features, "Training", lambda *args: count.append(1) or training(*args))
+    training = embeddings.Training
+    monkeypatch.setattr(embeddings, "Training", lambda *args: count.append(1) or training(*args))
     return count
 
 

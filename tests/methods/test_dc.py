@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.run import Run
+from benchmark.condensation.run import Run
 from methods.dc import DC, DCHyper, loops
 from tests.methods.reference_gradient_matching import gradient_matching
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
@@ -47,7 +47,7 @@ def test_only_the_images_move_by_the_matching_loss(monkeypatch):
         seen.append([p.detach().clone() for p in network.parameters()])
         return step(self, objective, network, *rest)
 
-    monkeypatch.setattr("benchmark.task.Task.step", spy)
+    monkeypatch.setattr("benchmark.condensation.task.Task.step", spy)
     condense(DC(HYPER), toy_task())
     for first in (0, 3):
         for later in (1, 2):

@@ -6,9 +6,10 @@ import dataclasses
 import pytest
 import torch
 
-from benchmark import experts, networks, registry
+from benchmark import networks, registry
+from benchmark.condensation import experts
+from benchmark.condensation.method import Schedule
 from benchmark.containers.budget import Budget
-from benchmark.method import Schedule
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark import networks
-from benchmark.run import Run
+from benchmark.condensation.run import Run
 from methods.dm import DM, DMHyper
 from tests.methods.reference_gradient_matching import distribution_matching
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task

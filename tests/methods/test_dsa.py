@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.run import Run
+from benchmark.condensation.run import Run
 from methods.dc import DC
 from methods.dsa import DSA, DSAHyper
 from tests.methods.reference_gradient_matching import gradient_matching

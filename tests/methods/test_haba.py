@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from benchmark import data, networks
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
-from benchmark.method import Schedule
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
-from benchmark.run import Run
 from benchmark.system.errors import BudgetError, Stopped
 from benchmark.testing import check_method
 from benchmark.training.recipes import Recipe, unified

@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 from benchmark import data, registry
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Prefixed, Run
+from benchmark.condensation.warm_start import FITTING_COST
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import LISTED, Layout, layout_for
 from benchmark.data import DatasetSpec
-from benchmark.method import Schedule
 from benchmark.plan import parse_overrides
-from benchmark.run import Prefixed, Run
 from benchmark.system.errors import BudgetError, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.recipes import unified
 from benchmark.training.row_adam import RowAdam
-from benchmark.warm_start import FITTING_COST
 from benchmark.worker import describe_condensation
 from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
 from methods.linba import LinBa

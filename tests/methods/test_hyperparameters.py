@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from benchmark import registry
+from benchmark.condensation.method import Method, Schedule, nearest_ipc, table_dataset
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
-from benchmark.method import Method, Schedule, nearest_ipc, table_dataset
 from benchmark.training.recipes import unified
 
 PAPER, QUICK = Schedule.parse("paper"), Schedule.parse("quick")

@@ -10,15 +10,15 @@ from torch import nn
 
 from benchmark import data
 from benchmark.augment import Params
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.method import Schedule
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import GradientMatching
-from benchmark.run import Run
 from benchmark.testing import check_method
 from methods.idc import IDC, IDCI, IDCHyper, joint_momentum
 from tests.methods.reference_idc import decode_class, idc, mix_start
@@ -180,7 +180,7 @@ def test_a_chunk_moves_its_own_classes_by_their_own_loss(monkeypatch):
     # The same batches whatever the chunk: the first real images, no transform.
     monkeypatch.setattr("methods.idc.transform", lambda batch, params: batch)
     first = lambda task, per_class: torch.stack([members[:4] for members in task.train.class_indices])  # noqa: E731
-    monkeypatch.setattr("benchmark.task.Task.real_indices", first)
+    monkeypatch.setattr("benchmark.condensation.task.Task.real_indices", first)
     for size in (0, 2):
         task = toy_task(counts=(5, 4, 6, 5, 4), ipc=1)
         hyper = dataclasses.replace(HYPER, outer=1, passes=1, classes_per_step=size)

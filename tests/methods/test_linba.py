@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import data
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
 from benchmark.containers.budget import Budget
-from benchmark.method import Schedule
 from benchmark.objectives import real_parts
-from benchmark.run import Run
 from benchmark.system.errors import BudgetError, Stopped, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.unroll import Unroll, flatten, unflatten
@@ -198,7 +198,7 @@ def test_early_stop_takes_the_best_and_sees_only_the_held_out_tenth(monkeypatch)
     seen = []
     real_batch = type(task).real_batch
     monkeypatch.setattr(
-        "benchmark.task.Task.real_batch", lambda self, n: seen.append(self.train) or real_batch(self, n)
+        "benchmark.condensation.task.Task.real_batch", lambda self, n: seen.append(self.train) or real_batch(self, n)
     )
     run = Run()
     container = LinBa(hyper).condense(task, run)

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import data, registry
+from benchmark.condensation.method import Schedule
+from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.evaluation import evaluate
-from benchmark.method import Schedule
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
-from benchmark.run import Run
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact, save_artifact
 from benchmark.store.preview import viewable

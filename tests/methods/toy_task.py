@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
 from benchmark.networks import Network
 from benchmark.networks.convnet import matching_depth
-from benchmark.run import Run
 from benchmark.system.runtime import Runtime
-from benchmark.task import Task
 
 
 class Batched(Runtime):

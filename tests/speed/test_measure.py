@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.run import Run
+from benchmark.condensation.run import Run
 from benchmark.speed.allocator import default_allocator, glibc
 from benchmark.speed.measure import Cost, Sampled, measure, resources
 from benchmark.speed.units import Unit

@@ -9,8 +9,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmark import augment, data, experts, networks, registry
+from benchmark import augment, data, networks, registry
 from benchmark.augment import diffaug, dsa
+from benchmark.condensation import experts
 from benchmark.data import Dataset
 from benchmark.speed import units
 from benchmark.speed.measure import Sampled

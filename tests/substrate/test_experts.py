@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import augment, networks
+from benchmark.condensation.experts import ExpertTrainer, expert_recipe, trajectories
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split
-from benchmark.experts import ExpertTrainer, expert_recipe, trajectories
-from benchmark.run import Run
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime, derive_seed
-from benchmark.task import Task
 from benchmark.training.trainer import Training
 from benchmark.training.unroll import flatten, unflatten
 
@@ -132,7 +132,7 @@ def test_groups_are_neighbours_that_start_together(monkeypatch):
     trainer = ExpertTrainer(make_task(), Run(), RECIPE)
     assert trainer.groups([0, 1, 2, 5, 6, 7], [-1, -1, 1, 2, 2, -1, -1, 1]) == [[0, 1], [2], [5, 6], [7]]
     parameters = sum(p.numel() for p in trainer.network.parameters())
-    monkeypatch.setattr("benchmark.experts.SNAPSHOT_BYTES", 2 * 4 * parameters * (EPOCHS + 1))
+    monkeypatch.setattr("benchmark.condensation.experts.SNAPSHOT_BYTES", 2 * 4 * parameters * (EPOCHS + 1))
     assert trainer.groups([0, 1, 2, 3, 4], [-1] * 5) == [[0, 1], [2, 3], [4]]
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from benchmark.containers.pixels import Pixels
-from benchmark.pruning import (
+from benchmark.condensation.pruning import (
     area_under_margin,
     best_beta,
     double_end,
@@ -14,7 +13,8 @@ from benchmark.pruning import (
     random_positions,
     search_beta,
 )
-from benchmark.run import Run
+from benchmark.condensation.run import Run
+from benchmark.containers.pixels import Pixels
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble
 from benchmark.training.training_set import training_set

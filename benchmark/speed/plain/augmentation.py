@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.augment import Params, dsa
-from benchmark.task import Task
+from benchmark.condensation.task import Task
 
 
 @dataclass(frozen=True)

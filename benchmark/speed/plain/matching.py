@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from benchmark import networks
 from benchmark.augment import diffaug
+from benchmark.condensation.method import Method
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
-from benchmark.method import Method
 from benchmark.speed.plain.augmentation import augment, draws, siamese
 from benchmark.speed.plain.network import PlainConvNet, Step, descend, gradients
-from benchmark.task import Task
 
 
 def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:

@@ -13,15 +13,15 @@ from torch.optim import Optimizer
 
 from benchmark import networks
 from benchmark.augment import dsa
+from benchmark.condensation.experts import trajectories
+from benchmark.condensation.method import Method
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
-from benchmark.experts import trajectories
-from benchmark.method import Method
 from benchmark.objectives.supervised_contrastive import supervised_contrastive
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches
-from benchmark.run import Run
 from benchmark.speed.plain.augmentation import augment, draws
 from benchmark.speed.plain.network import PlainConvNet, Step, descend
-from benchmark.task import SYNTHETIC_AT_MOST, Task
 from benchmark.training.unroll import flatten, unflatten
 
 

@@ -25,11 +25,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
-from benchmark.run import Run
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe, unified
 
 Category = Literal["method", "reference", "variant"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.run import Run
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.system import checkpoint, locks
 from benchmark.system.runtime import derive_seed
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
 

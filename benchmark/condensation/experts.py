@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import PIXELS_AT_ONCE, Task
 from benchmark.data import DatasetSpec
-from benchmark.run import Run
 from benchmark.system import locks
 from benchmark.system.files import canonical_json
 from benchmark.system.runtime import derive_seed
-from benchmark.task import PIXELS_AT_ONCE, Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet
 

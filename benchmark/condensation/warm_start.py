@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.containers import Container
-from benchmark.run import Run
-from benchmark.task import Task
 
 FITTING_COST = 15.0
 """Of fitting, in forward passes of the container: forward and backward, and layers of a few channels run at about a

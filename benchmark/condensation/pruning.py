@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.condensation.run import Run
+from benchmark.condensation.task import Task
 from benchmark.data import Split
-from benchmark.run import Run
 from benchmark.system.errors import NotFinite
-from benchmark.task import Task
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet, accuracies
 
