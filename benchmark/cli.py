@@ -19,8 +19,8 @@ from rich.console import Console
 from benchmark import __version__, data, estimate, pool, registry
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engine import StopSignal, run_jobs
+from benchmark.evaluation.importers import ForeignSetError
 from benchmark.failures import describe_failure, failure_word, mend
-from benchmark.foreign import ForeignSetError
 from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
 from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu

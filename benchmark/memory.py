@@ -1,6 +1,6 @@
 """How much memory a cell will need, before anything runs: what the plan shows and a cluster divides GPUs by.
 
-Counted by `benchmark.footprint`. Of a GPU it errs on the high side, because a cell that is given too little dies; of a
+Counted by `benchmark.evaluation.footprint`. Of a GPU it errs on the high side, because a cell that is given too little dies; of a
 CPU's memory it is what was measured within a quarter or so (tests/core/test_memory.py).
 """
 
@@ -14,7 +14,7 @@ from benchmark.condensation.experts import SNAPSHOT_BYTES
 from benchmark.condensation.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.data import DatasetSpec
 from benchmark.estimate import decoded
-from benchmark.footprint import (
+from benchmark.evaluation.footprint import (
     OPTIMISED,
     TRAINED,
     dataset_bytes,

@@ -14,8 +14,8 @@ from rich.table import Table
 from benchmark import registry
 from benchmark.condensation.run import Run
 from benchmark.data import Dataset
-from benchmark.evaluation import evaluate
-from benchmark.foreign import CondensedSet, ForeignSetError, digest, read_sets
+from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.importers import CondensedSet, ForeignSetError, digest, read_sets
 from benchmark.plan import Grid
 from benchmark.progress import Display
 from benchmark.store.cells import Evaluation

@@ -21,7 +21,7 @@ from benchmark.condensation.method import Method, Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
-from benchmark.evaluation import evaluate
+from benchmark.evaluation.evaluate import evaluate
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.condensed_set import load_artifact
 from benchmark.store.folder import Store

@@ -25,7 +25,7 @@ from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
 from benchmark.estimate import work_flops
-from benchmark.evaluation import evaluate
+from benchmark.evaluation.evaluate import evaluate
 from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
 from benchmark.speed.plain import matching, training, unrolled

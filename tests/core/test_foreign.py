@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmark import data
 from benchmark.cli import main
-from benchmark.foreign import ForeignSetError, read_sets
+from benchmark.evaluation.importers import ForeignSetError, read_sets
 
 
 @pytest.fixture(scope="module")

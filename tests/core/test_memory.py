@@ -12,8 +12,9 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark import data, footprint, memory, networks, registry
+from benchmark import data, memory, networks, registry
 from benchmark.estimate import Speed
+from benchmark.evaluation import footprint
 from benchmark.listing import print_plan
 from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu, share
 from benchmark.options import Options, grid_of

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from benchmark import data, registry
-from benchmark.evaluation import at_once
+from benchmark.evaluation.evaluate import at_once
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact
 from benchmark.store.folder import Store, sealed
@@ -128,7 +128,7 @@ def evaluated(digits, toys, monkeypatch):
     """evaluated(store, networks at once, should_stop) -> the evaluation of five networks."""
 
     def evaluated(store, together, stop=lambda: False):
-        monkeypatch.setattr("benchmark.evaluation.at_once", lambda *_: together)
+        monkeypatch.setattr("benchmark.evaluation.evaluate.at_once", lambda *_: together)
         return Worker(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits)["evaluations"][0]
 
     return evaluated
@@ -183,7 +183,7 @@ def test_another_network_and_another_protocol_are_added(run, store):
 def test_both_protocols_share_the_training_where_their_recipes_are_equal(run, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        "benchmark.evaluation.Ensemble",
+        "benchmark.evaluation.evaluate.Ensemble",
         lambda network, seeds, runtime: trained.append(len(seeds)) or Ensemble(network, seeds, runtime),
     )
     from benchmark.training.trainer import Ensemble

@@ -14,7 +14,7 @@ from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.evaluation import evaluate
+from benchmark.evaluation.evaluate import evaluate
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact, save_artifact
@@ -200,7 +200,7 @@ def test_a_whitened_set_is_saved_with_its_matrix_and_scored_on_whitened_images(w
         assert torch.equal(getattr(loaded.container.whitening, name), getattr(container.whitening, name))
 
     scored = []
-    monkeypatch.setattr("benchmark.evaluation.accuracies", lambda ensemble, test: scored.append(test) or [0.0])
+    monkeypatch.setattr("benchmark.evaluation.evaluate.accuracies", lambda ensemble, test: scored.append(test) or [0.0])
     trained = []
     monkeypatch.setattr(Training, "step", lambda self, step: trained.append(self) or torch.zeros(1))
     wanted = Evaluation("native", "convnet", 1, Recipe(steps=1, lr=None), 1.0)

@@ -13,7 +13,7 @@ from benchmark import networks
 from benchmark.augment.dsa import strategy_for
 from benchmark.condensation.run import Run
 from benchmark.data import Dataset, DatasetSpec
-from benchmark.footprint import trained_at_once
+from benchmark.evaluation.footprint import trained_at_once
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import same_training
 from benchmark.system.runtime import Runtime, derive_seed
