@@ -16,16 +16,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmark import __version__, data, estimate, pool, registry
+from benchmark import __version__, data, pool
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engine import StopSignal, run_jobs
 from benchmark.evaluation.importers import ForeignSetError
 from benchmark.failures import describe_failure, failure_word, mend
+from benchmark.grid import hours, registry
+from benchmark.grid.memory import predicted_bytes, predicted_bytes_on_cpu
+from benchmark.grid.plan import Entry, Grid, make_plan
 from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
-from benchmark.memory import predicted_bytes, predicted_bytes_on_cpu
 from benchmark.options import Options, UsageError, grid_of, parse
-from benchmark.plan import Entry, Grid, make_plan
 from benchmark.progress import Display
 from benchmark.scoring import print_scores, score_file
 from benchmark.store.cells import Job
@@ -101,10 +102,10 @@ def dispatch(options: Options, console: Console) -> int:
 def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_dir: Path, console: Console) -> int:
     """Plan and run a grid in this process, or in several on this machine."""
     place = runtime.describe()
-    units = estimate.measured_units(store.speed(), place, runtime.precision)
+    units = hours.measured_units(store.speed(), place, runtime.precision)
     gpu, mib = runtime.device.type == "cuda", runtime.peak_memory_mib()
     predict = predicted_bytes if gpu else partial(predicted_bytes_on_cpu, process=mib and mib * MIB)
-    entries = plan_of(grid, store, estimate.Speed(lambda: estimate.probe_speed(runtime), units), predict)
+    entries = plan_of(grid, store, hours.Speed(lambda: hours.probe_speed(runtime), units), predict)
     to_do = sum(entry.state == "to do" for entry in entries)
     workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
     place += ", by the steps in speed.json" if units else ""
@@ -136,7 +137,7 @@ def run_on_ray(options: Options, grid: Grid, store: Store, data_dir: Path, conso
     address = options.ray_address or "auto"
     try:
         with cluster.connected(address, options.device, grid.precision, grid.datasets, options.workers) as machines:
-            entries = plan_of(grid, store, estimate.Speed(machines.speed))
+            entries = plan_of(grid, store, hours.Speed(machines.speed))
             print_plan(entries, machines.describe(), machines.at_once, True, console)
             if options.plan:
                 return 0
@@ -156,7 +157,7 @@ def longest_first(jobs: list[Job], entries: list[Entry]) -> list[Job]:
 
 
 def plan_of(
-    grid: Grid, store: Store, speed: estimate.Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
+    grid: Grid, store: Store, speed: hours.Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
 ) -> list[Entry]:
     try:
         return make_plan(grid, store, speed, predict)

@@ -14,8 +14,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.data import DatasetSpec
-from benchmark.estimate import probe_speed
-from benchmark.memory import share
+from benchmark.grid.hours import probe_speed
+from benchmark.grid.memory import share
 from benchmark.pool import is_small
 from benchmark.system.errors import first_line
 from benchmark.system.runtime import Precision, set_up

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark import registry
+from benchmark.grid import registry
 from benchmark.store.cells import Cell
 from benchmark.system.errors import CellError
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import data, networks, registry
-from benchmark.plan import Entry
+from benchmark import data, networks
+from benchmark.grid import registry
+from benchmark.grid.plan import Entry
 
 
 def print_list(console: Console) -> None:

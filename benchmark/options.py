@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmark import data, networks, registry
+from benchmark import data, networks
 from benchmark.condensation.method import Schedule
 from benchmark.data import DataError
-from benchmark.plan import OBJECTIVE, Grid, parse_overrides
+from benchmark.grid import registry
+from benchmark.grid.plan import OBJECTIVE, Grid, parse_overrides
 from benchmark.system.runtime import Precision
 
 LARGEST = 100_000

@@ -28,8 +28,8 @@ from benchmark.cluster import Cluster
 from benchmark.data import Dataset
 from benchmark.engine import StopSignal
 from benchmark.failures import failure_reason
+from benchmark.grid.memory import condensing_bytes, scoring_bytes
 from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
-from benchmark.memory import condensing_bytes, scoring_bytes
 from benchmark.progress import CellProgress, Display
 from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
 from benchmark.store.cells import Evaluation, Job

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import registry
 from benchmark.condensation.run import Run
 from benchmark.data import Dataset
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.importers import CondensedSet, ForeignSetError, digest, read_sets
-from benchmark.plan import Grid
+from benchmark.grid import registry
+from benchmark.grid.plan import Grid
 from benchmark.progress import Display
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store

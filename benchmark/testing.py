@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.condensation.method import Method, Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.grid import registry
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.condensed_set import load_artifact
 from benchmark.store.folder import Store

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from benchmark import __version__, registry
+from benchmark import __version__
 from benchmark.condensation.method import Method
 from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
 from benchmark.condensation.task import Task
 from benchmark.data import Dataset
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.failures import describe_failure, now
+from benchmark.grid import registry
 from benchmark.store.cells import Cell, Job
 from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.store.folder import Store

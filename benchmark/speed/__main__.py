@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmark.cli import terminal
 from benchmark.failures import failure_word, now
-from benchmark.registry import nearest
+from benchmark.grid.registry import nearest
 from benchmark.speed import measure, units
 from benchmark.store.folder import SPEED_FORMAT, Store
 from benchmark.system.paths import data_folder

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.augment.dsa import strategy_for
 from benchmark.condensation.experts import ExpertTrainer, expert_recipe, trajectories
 from benchmark.condensation.method import Method, Schedule, Work
@@ -24,8 +24,9 @@ from benchmark.condensation.run import Run
 from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
-from benchmark.estimate import work_flops
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.grid import registry
+from benchmark.grid.hours import work_flops
 from benchmark.networks import TRAINED_COST, Network, flops_per_image
 from benchmark.networks import build as build_network
 from benchmark.speed.plain import matching, training, unrolled

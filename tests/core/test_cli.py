@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import __version__, cli, data, networks, registry
+from benchmark import __version__, cli, data, networks
+from benchmark.grid import registry
 from benchmark.options import parse
 from benchmark.store.folder import Store
 from tests.core.toys import Drift
@@ -29,7 +30,7 @@ def quiet(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr("benchmark.pool.SMALL_IMAGE", 0)
-    monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)
+    monkeypatch.setattr("benchmark.grid.hours.probe_speed", lambda runtime: 1e10)
     monkeypatch.setenv("CONDENSE_DATA", str(tmp_path / "no-data"))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("network is down")))
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import data, networks, registry
+from benchmark import data, networks
 from benchmark.condensation import task as task_module
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
+from benchmark.grid import registry
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import DISTANCES, GradientMatching, distance_and_gradient
 from benchmark.system.runtime import Runtime

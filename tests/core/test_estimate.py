@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from benchmark import registry
 from benchmark.condensation.method import Work
 from benchmark.containers.budget import Budget
-from benchmark.estimate import (
+from benchmark.grid import registry
+from benchmark.grid.hours import (
     EVALUATION,
     EXPERT,
     MeasuredUnit,

@@ -29,7 +29,7 @@ def quick(monkeypatch, toys):
     """Evaluations of two steps, no plots, and the process's way of showing warnings given back."""
     monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)
+    monkeypatch.setattr("benchmark.grid.hours.probe_speed", lambda runtime: 1e10)
     monkeypatch.setattr("benchmark.report.plots.draw", lambda *_: [])
 
 

@@ -35,7 +35,7 @@ def quick(monkeypatch, toys, digits, tmp_path):
     """Trainings of one step, digits that are read once, no network, no drawing; a folder that is nobody's."""
     monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 1)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("benchmark.estimate.probe_speed", lambda runtime: 1e10)
+    monkeypatch.setattr("benchmark.grid.hours.probe_speed", lambda runtime: 1e10)
     monkeypatch.setattr("benchmark.data.digits.load", lambda: digits)
     monkeypatch.setattr("benchmark.report.plots.draw", lambda *_: [])
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("network is down")))

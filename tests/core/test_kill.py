@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark import registry
+from benchmark.grid import registry
 from benchmark.store.folder import Store
 from tests.methods.short import short_settings, smallest_ipc
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark import cli
 from benchmark.engine import StopSignal
-from benchmark.memory import condensing_bytes
+from benchmark.grid.memory import condensing_bytes
 from benchmark.store.folder import Store
 from benchmark.testing import short_job
 from methods.dm import DM

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import methods
-from benchmark import registry
+from benchmark.grid import registry
 from benchmark.testing import check_method
 
 README = Path(__file__).parents[2] / "README.md"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import methods
-from benchmark import registry
-from benchmark.registry import RegistrationError
+from benchmark.grid import registry
+from benchmark.grid.registry import RegistrationError
 from benchmark.testing import check_method
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.evaluation.evaluate import at_once
+from benchmark.grid import registry
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact
 from benchmark.store.folder import Store, sealed

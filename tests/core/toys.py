@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark import registry
 from benchmark.condensation.method import Method
 from benchmark.containers.pixels import Pixels
+from benchmark.grid import registry
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.system.errors import BudgetError
 from benchmark.training.recipes import Recipe

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torchvision import datasets
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
+from benchmark.grid import registry
+from benchmark.grid.plan import Grid
 from benchmark.networks.convnet import Block
-from benchmark.plan import Grid
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store
 from benchmark.system.errors import TooFewImages

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import data, networks, registry
+from benchmark import data, networks
 from benchmark.condensation import embeddings
 from benchmark.condensation.embeddings import trained_embedding
 from benchmark.condensation.run import Run
+from benchmark.grid import registry
 from benchmark.store.folder import Store
 from benchmark.system import checkpoint
 from benchmark.system.errors import TooFewImages

@@ -6,10 +6,11 @@ import dataclasses
 import pytest
 import torch
 
-from benchmark import networks, registry
+from benchmark import networks
 from benchmark.condensation import experts
 from benchmark.condensation.method import Schedule
 from benchmark.containers.budget import Budget
+from benchmark.grid import registry
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Prefixed, Run
 from benchmark.condensation.warm_start import FITTING_COST
@@ -19,7 +19,8 @@ from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import LISTED, Layout, layout_for
 from benchmark.data import DatasetSpec
-from benchmark.plan import parse_overrides
+from benchmark.grid import registry
+from benchmark.grid.plan import parse_overrides
 from benchmark.system.errors import BudgetError, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.recipes import unified

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from benchmark import registry
 from benchmark.condensation.method import Method, Schedule, nearest_ipc, table_dataset
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
+from benchmark.grid import registry
 from benchmark.training.recipes import unified
 
 PAPER, QUICK = Schedule.parse("paper"), Schedule.parse("quick")

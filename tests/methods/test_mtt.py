@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import data, registry
+from benchmark import data
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.grid import registry
 from benchmark.objectives.trajectory_matching import StepSize, inner_batches, trajectory_distance
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact, save_artifact

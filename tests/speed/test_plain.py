@@ -9,10 +9,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmark import augment, data, networks, registry
+from benchmark import augment, data, networks
 from benchmark.augment import diffaug, dsa
 from benchmark.condensation import experts
 from benchmark.data import Dataset
+from benchmark.grid import registry
 from benchmark.speed import units
 from benchmark.speed.measure import Sampled
 from benchmark.speed.plain import training

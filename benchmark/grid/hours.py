@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmark import networks, registry
+from benchmark import networks
 from benchmark.condensation.method import Work, nearest_ipc
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
+from benchmark.grid import registry
 from benchmark.networks import MATCHED_COST, TRAINED_COST
 from benchmark.store.cells import Job
 from benchmark.system.files import is_number

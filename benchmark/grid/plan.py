@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark import registry
 from benchmark.condensation.method import Method, Schedule
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
-from benchmark.estimate import Speed, estimate_seconds
-from benchmark.memory import predicted_bytes
-from benchmark.registry import Row
+from benchmark.grid import registry
+from benchmark.grid.hours import Speed, estimate_seconds
+from benchmark.grid.memory import predicted_bytes
+from benchmark.grid.registry import Row
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.folder import Store
 from benchmark.system.errors import BudgetError

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from benchmark import registry
 from benchmark.condensation.experts import SNAPSHOT_BYTES
 from benchmark.condensation.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.data import DatasetSpec
-from benchmark.estimate import decoded
 from benchmark.evaluation.footprint import (
     OPTIMISED,
     TRAINED,
@@ -23,6 +21,8 @@ from benchmark.evaluation.footprint import (
     parameter_bytes,
     standing_bytes,
 )
+from benchmark.grid import registry
+from benchmark.grid.hours import decoded
 from benchmark.store.cells import Evaluation, Job
 from benchmark.system.runtime import MIB
 from benchmark.training.trainer import SCORING_BATCH
