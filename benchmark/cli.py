@@ -16,18 +16,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmark import __version__, data, pool
+from benchmark import __version__, data
 from benchmark.data import DataError, Dataset, DatasetSpec
-from benchmark.engine import StopSignal, run_jobs
+from benchmark.engines import processes
+from benchmark.engines.failures import describe_failure, failure_word, mend
+from benchmark.engines.progress import Display
+from benchmark.engines.queue import Outcome
+from benchmark.engines.serial import StopSignal, run_jobs
 from benchmark.evaluation.importers import ForeignSetError
-from benchmark.failures import describe_failure, failure_word, mend
 from benchmark.grid import hours, registry
 from benchmark.grid.memory import predicted_bytes, predicted_bytes_on_cpu
 from benchmark.grid.plan import Entry, Grid, make_plan
-from benchmark.ledger import Outcome
 from benchmark.listing import print_list, print_plan
 from benchmark.options import Options, UsageError, grid_of, parse
-from benchmark.progress import Display
 from benchmark.scoring import print_scores, score_file
 from benchmark.store.cells import Job
 from benchmark.store.condensed_set import ArtifactError
@@ -107,7 +108,7 @@ def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_
     predict = predicted_bytes if gpu else partial(predicted_bytes_on_cpu, process=mib and mib * MIB)
     entries = plan_of(grid, store, hours.Speed(lambda: hours.probe_speed(runtime), units), predict)
     to_do = sum(entry.state == "to do" for entry in entries)
-    workers, threads = pool.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
+    workers, threads = processes.workers_and_threads(grid.datasets, to_do, runtime, options.workers)
     place += ", by the steps in speed.json" if units else ""
     print_plan(entries, place, workers, gpu, console)
     if options.plan:
@@ -120,8 +121,8 @@ def run_here(options: Options, grid: Grid, runtime: Runtime, store: Store, data_
     def together(jobs: list[Job], loaded: Loaded, display: Display, stop: StopSignal) -> Outcome:
         loaded.clear()  # each process reads its own
         root = store.root.absolute()
-        settings = pool.Settings(root, data_dir, cache_folder(), str(runtime.device), runtime.precision, threads)
-        return pool.run_jobs(longest_first(jobs, entries), workers, settings, store, display, stop)
+        settings = processes.Settings(root, data_dir, cache_folder(), str(runtime.device), runtime.precision, threads)
+        return processes.run_jobs(longest_first(jobs, entries), workers, settings, store, display, stop)
 
     return run(entries, together if workers > 1 else alone, store, data_dir, console)
 
@@ -131,22 +132,22 @@ def run_on_ray(options: Options, grid: Grid, store: Store, data_dir: Path, conso
     if options.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {options.device}: with --engine ray it is auto, cpu or cuda; Ray chooses which one")
     try:
-        from benchmark import cluster, ray_engine
+        from benchmark.engines import ray_cluster, ray_driver
     except ModuleNotFoundError as error:
         raise UsageError(f"--engine ray needs Ray ({error}); pip install 'condensation-bench[ray]'") from None
     address = options.ray_address or "auto"
     try:
-        with cluster.connected(address, options.device, grid.precision, grid.datasets, options.workers) as machines:
+        with ray_cluster.connected(address, options.device, grid.precision, grid.datasets, options.workers) as machines:
             entries = plan_of(grid, store, hours.Speed(machines.speed))
             print_plan(entries, machines.describe(), machines.at_once, True, console)
             if options.plan:
                 return 0
 
             def on_ray(jobs: list[Job], loaded: Loaded, display: Display, stop: StopSignal) -> Outcome:
-                return ray_engine.run_jobs(longest_first(jobs, entries), machines, loaded, store, display, stop)
+                return ray_driver.run_jobs(longest_first(jobs, entries), machines, loaded, store, display, stop)
 
             return run(entries, on_ray, store, data_dir, console)
-    except cluster.ClusterError as error:
+    except ray_cluster.ClusterError as error:
         raise UsageError(str(error)) from None
 
 

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from benchmark.condensation.run import Run
 from benchmark.data import Dataset
+from benchmark.engines.progress import Display
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.importers import CondensedSet, ForeignSetError, digest, read_sets
 from benchmark.grid import registry
 from benchmark.grid.plan import Grid
-from benchmark.progress import Display
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store
 from benchmark.system.files import write_json

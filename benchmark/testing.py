@@ -21,6 +21,7 @@ from benchmark.condensation.method import Method, Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
+from benchmark.engines.job import CONDENSED, Worker
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.grid import registry
 from benchmark.store.cells import Cell, Evaluation, Job
@@ -30,7 +31,6 @@ from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe
 from benchmark.training.training_set import training_set
-from benchmark.worker import CONDENSED, Worker
 
 FEW_STEPS = 3
 SHORT = Recipe(steps=4)

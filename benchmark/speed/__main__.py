@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.cli import terminal
-from benchmark.failures import failure_word, now
+from benchmark.engines.failures import failure_word, now
+from benchmark.engines.job import describe_environment
 from benchmark.grid.registry import nearest
 from benchmark.speed import measure, units
 from benchmark.store.folder import SPEED_FORMAT, Store
 from benchmark.system.paths import data_folder
 from benchmark.system.runtime import Precision, cores, set_up
-from benchmark.worker import describe_environment
 
 BAD_INPUT = 2
 BUSY = 0.5

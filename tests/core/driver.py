@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 
-from benchmark import cli, data, worker
+from benchmark import cli, data
+from benchmark.engines import job
 from benchmark.grid import hours
-from benchmark.store.folder import folder
+from benchmark.store import folder
 from benchmark.training import recipes
 
 SAVE_EVERY_SECONDS = 0.02
@@ -48,7 +49,7 @@ def main() -> int:
     folder.os.fsync = killer.visiting("writing", os.fsync)
     write_report = killer.visiting("report", cli.write_report)
     cli.write_report = write_report if os.environ.get("REPORT") else lambda store, console: 0
-    run = worker.Run
+    run = job.Run
 
     def saving_often(directory, key, seconds, progress, *rest):
         def tell(phase, *told):
@@ -57,5 +58,5 @@ def main() -> int:
 
         return run(directory, key, SAVE_EVERY_SECONDS, tell, *rest)
 
-    worker.Run = saving_often
+    job.Run = saving_often
     return cli.main([*sys.argv[1:], "--workers", "1"])  # others would not know these changes

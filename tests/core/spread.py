@@ -7,12 +7,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmark.progress import Display
+from benchmark.engines.job import Worker
+from benchmark.engines.progress import Display
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
-from benchmark.worker import Worker
 from methods.dm import DM
 
 CPU = Runtime(torch.device("cpu"))

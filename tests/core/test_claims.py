@@ -15,14 +15,14 @@ from rich.console import Console
 
 from benchmark.condensation import embeddings
 from benchmark.condensation.run import Run
-from benchmark.engine import run_jobs
-from benchmark.ledger import ELSEWHERE
-from benchmark.progress import Display
+from benchmark.engines.job import Worker
+from benchmark.engines.progress import Display
+from benchmark.engines.queue import ELSEWHERE
+from benchmark.engines.serial import run_jobs
 from benchmark.store.folder import Store
 from benchmark.system import locks
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
-from benchmark.worker import Worker
 from tests.core.toys import Drift, toy_job
 from tests.methods.toy_task import toy_task
 

@@ -29,7 +29,7 @@ def quiet(monkeypatch, tmp_path):
     of showing warnings given back."""
     monkeypatch.setattr("benchmark.training.recipes.MINIMUM_STEPS", 2)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("benchmark.pool.SMALL_IMAGE", 0)
+    monkeypatch.setattr("benchmark.engines.processes.SMALL_IMAGE", 0)
     monkeypatch.setattr("benchmark.grid.hours.probe_speed", lambda runtime: 1e10)
     monkeypatch.setenv("CONDENSE_DATA", str(tmp_path / "no-data"))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("network is down")))

@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from benchmark.failures import describe_failure, failure_message, failure_reason, failure_word, less_memory, mend
+from benchmark.engines.failures import (
+    describe_failure,
+    failure_message,
+    failure_reason,
+    failure_word,
+    less_memory,
+    mend,
+)
 from benchmark.system.errors import BudgetError
 from tests.core.toys import Drift, toy_job
 

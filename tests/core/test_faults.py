@@ -188,8 +188,8 @@ def test_the_clock_may_jump(bench, tmp_path, whole, monkeypatch):
 
     monkeypatch.setattr(time, "time", backwards)
     monkeypatch.setattr(time, "time_ns", lambda: int(backwards() * 1e9))
-    monkeypatch.setattr("benchmark.failures.now", lambda: time.strftime("%Y-%m-%d", time.gmtime(backwards())))
-    monkeypatch.setattr("benchmark.worker.now", lambda: time.strftime("%Y-%m-%d", time.gmtime(backwards())))
+    monkeypatch.setattr("benchmark.engines.failures.now", lambda: time.strftime("%Y-%m-%d", time.gmtime(backwards())))
+    monkeypatch.setattr("benchmark.engines.job.now", lambda: time.strftime("%Y-%m-%d", time.gmtime(backwards())))
     assert bench(tmp_path / "jumps")[0] == 0
     assert looks[0]
     assert same(tensors(tmp_path / "jumps"), whole)

@@ -18,11 +18,11 @@ from benchmark import cli
 from benchmark.containers.addressed import Addressed
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
+from benchmark.engines.job import Worker
 from benchmark.store.condensed_set import save_artifact
 from benchmark.store.folder import Store, sealed
 from benchmark.system import files
 from benchmark.system.runtime import Runtime
-from benchmark.worker import Worker
 from tests import fuzz
 from tests.core.toys import Failing, toy_job
 from tests.fuzz import damaged, examples, mutated, st, to_json, values, watched

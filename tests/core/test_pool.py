@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from benchmark import pool
 from benchmark.condensation.run import Run
-from benchmark.engine import StopSignal
-from benchmark.ledger import Outcome
+from benchmark.engines import processes
+from benchmark.engines.queue import Outcome
+from benchmark.engines.serial import StopSignal
 from benchmark.store.folder import Store
 from methods.dm import DM
 from methods.random import Random
@@ -20,10 +20,10 @@ from tests.core.spread import CPU, Meddling, jobs_of, once, same_as_alone
 @pytest.fixture
 def go(tmp_path):
     def run(jobs, workers=2, meddle=lambda *_: None, stop=None) -> tuple[Outcome, str]:
-        settings = pool.Settings(tmp_path / "pool", tmp_path, None, "cpu", "float32", 1)
+        settings = processes.Settings(tmp_path / "pool", tmp_path, None, "cpu", "float32", 1)
         display = Meddling(meddle, len(jobs))
         with display:
-            outcome = pool.run_jobs(jobs, workers, settings, Store(tmp_path / "pool"), display, stop)
+            outcome = processes.run_jobs(jobs, workers, settings, Store(tmp_path / "pool"), display, stop)
         assert multiprocessing.active_children() == []
         return outcome, display.printed
 
@@ -86,7 +86,7 @@ def test_a_failure_is_told(go, digits):
 
 def test_a_closed_pipe_asks_to_stop():
     ours, theirs = multiprocessing.Pipe()
-    line = pool.Line(theirs)
+    line = processes.Line(theirs)
     run = Run(progress=line.progress, should_stop=line.should_stop)
     assert next(run.loop("condense", 2)) == 0
     assert not line.should_stop()
@@ -95,11 +95,11 @@ def test_a_closed_pipe_asks_to_stop():
 
 
 def test_a_process_per_core_for_small_images_only(digits, monkeypatch):
-    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
     small, large = digits.spec, dataclasses.replace(digits.spec, height=32, width=32)
-    assert pool.workers_and_threads([small], 20, CPU, None) == (8, 1)
-    assert pool.workers_and_threads([small], 3, CPU, None) == (3, 1)
-    assert pool.workers_and_threads([small], 3, CPU, 1) == (1, 1)
-    assert pool.workers_and_threads([small, large], 20, CPU, None) == (1, 8)
-    assert pool.workers_and_threads([large], 20, CPU, 4) == (4, 2)
-    assert pool.workers_and_threads([small], 0, CPU, None) == (1, 1)
+    assert processes.workers_and_threads([small], 20, CPU, None) == (8, 1)
+    assert processes.workers_and_threads([small], 3, CPU, None) == (3, 1)
+    assert processes.workers_and_threads([small], 3, CPU, 1) == (1, 1)
+    assert processes.workers_and_threads([small, large], 20, CPU, None) == (1, 8)
+    assert processes.workers_and_threads([large], 20, CPU, 4) == (4, 2)
+    assert processes.workers_and_threads([small], 0, CPU, None) == (1, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
-from benchmark.engine import StopSignal
+from benchmark.engines.serial import StopSignal
 from benchmark.grid.memory import condensing_bytes
 from benchmark.store.folder import Store
 from benchmark.testing import short_job
@@ -23,7 +23,7 @@ from tests.methods.short import short_settings
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install '.[ray]')")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-from benchmark import cluster, ray_engine  # noqa: E402
+from benchmark.engines import ray_cluster, ray_driver  # noqa: E402
 
 NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
@@ -63,9 +63,9 @@ def go(machines, digits, tmp_path):
     """go(jobs, ...) -> (outcome, what was printed)."""
     def run(jobs, meddle=lambda *_: None, stop=None, wanted=None):
         display = Meddling(meddle, len(jobs))
-        with display, cluster.connected(machines.address, "cpu", "float32", [digits.spec], wanted) as found:
+        with display, ray_cluster.connected(machines.address, "cpu", "float32", [digits.spec], wanted) as found:
             store = Store(tmp_path / "ray")
-            outcome = ray_engine.run_jobs(jobs, found, {"digits": digits}, store, display, stop)
+            outcome = ray_driver.run_jobs(jobs, found, {"digits": digits}, store, display, stop)
         assert not list((tmp_path / "ray" / "locks").glob("*.probe"))
         return outcome, display.printed
 
@@ -183,9 +183,9 @@ def not_shared(store):
 @pytest.fixture
 def apart(monkeypatch):
     """The nodes do not see the results folder; they are told of one where nothing can be written."""
-    monkeypatch.setattr(ray_engine, "probe", not_shared)
-    settings = ray_engine.Settings
-    monkeypatch.setattr(ray_engine, "Settings", lambda results, *rest: settings(Path("/proc/nowhere"), *rest))
+    monkeypatch.setattr(ray_driver, "probe", not_shared)
+    settings = ray_driver.Settings
+    monkeypatch.setattr(ray_driver, "Settings", lambda results, *rest: settings(Path("/proc/nowhere"), *rest))
 
 
 @pytest.mark.long
@@ -255,18 +255,18 @@ def test_a_cluster_that_is_not_there_is_said_at_once(address, tmp_path, capsys):
 
 
 def test_no_more_cells_at_once_than_asked_for():
-    found = cluster.Cluster("cpu", "float32", nodes=2, cores=1, slots=8, limit=3)
+    found = ray_cluster.Cluster("cpu", "float32", nodes=2, cores=1, slots=8, limit=3)
     assert found.at_once == 3
-    assert cluster.Cluster("cpu", "float32", nodes=2, cores=1, slots=8, limit=None).at_once == 8
+    assert ray_cluster.Cluster("cpu", "float32", nodes=2, cores=1, slots=8, limit=None).at_once == 8
 
 
 def test_what_cells_take_of_a_cluster(digits):
-    large = [cluster.replace(digits.spec, height=32, width=32)]
+    large = [ray_cluster.replace(digits.spec, height=32, width=32)]
     small = [digits.spec]
     head, node, gpu = {"memory": 1.0}, {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
 
     def taken(nodes, device="auto", specs=large, wanted=None):
-        found = cluster.survey(nodes, device, "float32", specs, wanted)
+        found = ray_cluster.survey(nodes, device, "float32", specs, wanted)
         return found.device, found.cores, found.slots
 
     assert taken([head, node, node], specs=small) == ("cpu", 1, 16)
@@ -275,19 +275,19 @@ def test_what_cells_take_of_a_cluster(digits):
     assert taken([head, node, node], wanted=100) == ("cpu", 1, 16)
     assert taken([node, gpu]) == ("cuda", 1, 4)
     assert taken([node, gpu], "cpu") == ("cpu", 8, 3)
-    with pytest.raises(cluster.ClusterError, match="no node of the Ray cluster offers a GPU"):
+    with pytest.raises(ray_cluster.ClusterError, match="no node of the Ray cluster offers a GPU"):
         taken([node], "cuda")
-    with pytest.raises(cluster.ClusterError, match="offers a processor core"):
+    with pytest.raises(ray_cluster.ClusterError, match="offers a processor core"):
         taken([head])
 
 
 def test_a_cell_asks_for_its_share_of_a_gpu(digits):
     job = short_job(Random, digits)
-    with_gpu = cluster.Cluster("cuda", "float32", nodes=1, cores=1, slots=1, limit=None, gpu_bytes=80 * 2**30)
+    with_gpu = ray_cluster.Cluster("cuda", "float32", nodes=1, cores=1, slots=1, limit=None, gpu_bytes=80 * 2**30)
     needed = condensing_bytes(job, digits.spec)
     asked = with_gpu.resources(needed)
     assert asked["num_cpus"] == 1
     assert 0 < asked["num_gpus"] < 0.1
-    unknown = cluster.replace(with_gpu, gpu_bytes=0)
+    unknown = ray_cluster.replace(with_gpu, gpu_bytes=0)
     assert unknown.resources(needed)["num_gpus"] == 1.0
-    assert cluster.replace(with_gpu, device="cpu").resources(needed) == {"num_cpus": 1}
+    assert ray_cluster.replace(with_gpu, device="cpu").resources(needed) == {"num_cpus": 1}

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from benchmark import data
+from benchmark.engines.job import CONDENSED, Worker, draws_of
 from benchmark.evaluation.evaluate import at_once
 from benchmark.grid import registry
 from benchmark.store.cells import Evaluation
@@ -19,7 +20,6 @@ from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Training
-from benchmark.worker import CONDENSED, Worker, draws_of
 from tests.core.toys import SHORT, Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
@@ -326,7 +326,7 @@ def test_a_stop_is_no_failure(run, store):
 
 def test_a_failed_attempt_to_add_keeps_the_result(run, store, monkeypatch):
     run(toy_job())
-    monkeypatch.setattr("benchmark.worker.evaluate", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("benchmark.engines.job.evaluate", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         run(toy_job(nets=9))
     assert store.is_done(toy_job())

@@ -11,11 +11,11 @@ from benchmark import data, networks
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
+from benchmark.engines.job import describe_condensation
 from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.system.errors import Stopped
 from benchmark.testing import check_method
-from benchmark.worker import describe_condensation
 from methods.cafe import CAFE, CAFEDSA, BiLevel, CAFEHyper, Window
 from tests.methods.reference_cafe import cafe, loss_parts
 from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task

@@ -12,6 +12,7 @@ from benchmark import data
 from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
 from benchmark.containers.budget import Budget
+from benchmark.engines.job import Worker
 from benchmark.grid import registry
 from benchmark.grid.plan import Grid
 from benchmark.networks.convnet import Block
@@ -21,7 +22,6 @@ from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime
 from benchmark.testing import check_method, short_job
 from benchmark.training.recipes import Recipe
-from benchmark.worker import Worker
 from tests.data.conftest import (  # noqa: F401  (fixtures)
     offline,
     rng,

@@ -12,13 +12,13 @@ from benchmark import data, networks
 from benchmark.condensation import embeddings
 from benchmark.condensation.embeddings import trained_embedding
 from benchmark.condensation.run import Run
+from benchmark.engines.job import Worker
 from benchmark.grid import registry
 from benchmark.store.folder import Store
 from benchmark.system import checkpoint
 from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
-from benchmark.worker import Worker
 from methods.dm import DM
 from methods.herding import Herding, HerdingHyper, herd
 from methods.kcenter import KCenter, cover

@@ -19,13 +19,13 @@ from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import LISTED, Layout, layout_for
 from benchmark.data import DatasetSpec
+from benchmark.engines.job import describe_condensation
 from benchmark.grid import registry
 from benchmark.grid.plan import parse_overrides
 from benchmark.system.errors import BudgetError, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.recipes import unified
 from benchmark.training.row_adam import RowAdam
-from benchmark.worker import describe_condensation
 from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
 from methods.linba import LinBa
 from tests.methods import reference_hmn

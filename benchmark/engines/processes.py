@@ -22,14 +22,14 @@ import torch
 
 from benchmark import data
 from benchmark.data import DatasetSpec
-from benchmark.engine import StopSignal
-from benchmark.ledger import ATTEMPTS, Ledger, Outcome, attempt
-from benchmark.progress import CellProgress, Display
+from benchmark.engines.job import OnDevice, Worker
+from benchmark.engines.progress import CellProgress, Display
+from benchmark.engines.queue import ATTEMPTS, Ledger, Outcome, attempt
+from benchmark.engines.serial import StopSignal
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Precision, Runtime, cores, set_up
-from benchmark.worker import OnDevice, Worker
 
 TELL_SECONDS = 0.2
 """Between two progress messages of a process."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmark.failures import describe_failure, failure_reason, less_memory
-from benchmark.progress import CellProgress, Display
+from benchmark.engines.failures import describe_failure, failure_reason, less_memory
+from benchmark.engines.progress import CellProgress, Display
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.system.errors import CellError, Stopped

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.data import Dataset
-from benchmark.ledger import Ledger, Outcome, attempt
-from benchmark.progress import CellProgress, Display
+from benchmark.engines.job import OnDevice, Worker
+from benchmark.engines.progress import CellProgress, Display
+from benchmark.engines.queue import Ledger, Outcome, attempt
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Runtime
-from benchmark.worker import OnDevice, Worker
 
 
 class StopSignal:

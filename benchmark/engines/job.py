@@ -18,8 +18,8 @@ from benchmark.condensation.method import Method
 from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
 from benchmark.condensation.task import Task
 from benchmark.data import Dataset
+from benchmark.engines.failures import describe_failure, now
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.failures import describe_failure, now
 from benchmark.grid import registry
 from benchmark.store.cells import Cell, Job
 from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact

@@ -14,9 +14,9 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.data import DatasetSpec
+from benchmark.engines.processes import is_small
 from benchmark.grid.hours import probe_speed
 from benchmark.grid.memory import share
-from benchmark.pool import is_small
 from benchmark.system.errors import first_line
 from benchmark.system.runtime import Precision, set_up
 

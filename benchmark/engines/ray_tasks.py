@@ -18,12 +18,12 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from benchmark.data import Dataset
-from benchmark.ledger import End, attempt
+from benchmark.engines.job import Worker
+from benchmark.engines.queue import End, attempt
 from benchmark.store.cells import Job
 from benchmark.store.folder import FAILURE, Store
 from benchmark.system.paths import cache_folder
 from benchmark.system.runtime import Precision, set_up
-from benchmark.worker import Worker
 
 TELL_SECONDS = 0.5
 """Between two messages of a task."""

@@ -24,21 +24,21 @@ import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cluster import Cluster
 from benchmark.data import Dataset
-from benchmark.engine import StopSignal
-from benchmark.failures import failure_reason
+from benchmark.engines.failures import failure_reason
+from benchmark.engines.job import Worker, build_method
+from benchmark.engines.progress import CellProgress, Display
+from benchmark.engines.queue import ATTEMPTS, End, Ledger, Outcome, attempt
+from benchmark.engines.ray_cluster import Cluster
+from benchmark.engines.ray_tasks import Board, Ended, Kind, Settings, do
+from benchmark.engines.serial import StopSignal
 from benchmark.grid.memory import condensing_bytes, scoring_bytes
-from benchmark.ledger import ATTEMPTS, End, Ledger, Outcome, attempt
-from benchmark.progress import CellProgress, Display
-from benchmark.ray_tasks import Board, Ended, Kind, Settings, do
 from benchmark.store.cells import Evaluation, Job
 from benchmark.store.folder import RESULT, Store
 from benchmark.system.errors import first_line
 from benchmark.system.files import canonical_json, write_atomically
 from benchmark.system.locks import LOOK_SECONDS, Claimed, claim
 from benchmark.system.runtime import set_up
-from benchmark.worker import Worker, build_method
 
 LOST_NODES = 8
 """How often a part is given out whose node died. More often than one whose process died: clusters take nodes away, and
