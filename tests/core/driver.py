@@ -11,9 +11,10 @@ import sys
 import threading
 
 from benchmark import cli, data
+from benchmark.cli import command
 from benchmark.engines import job
 from benchmark.grid import hours
-from benchmark.store import folder
+from benchmark.system import files
 from benchmark.training import recipes
 
 SAVE_EVERY_SECONDS = 0.02
@@ -46,9 +47,9 @@ def main() -> int:
     hours.probe_speed = lambda runtime: 1e10
     killer = Killer(*os.environ.get("KILL", "nowhere 1 0").split())
     data.load = killer.visiting("loading", data.load)
-    folder.os.fsync = killer.visiting("writing", os.fsync)
-    write_report = killer.visiting("report", cli.write_report)
-    cli.write_report = write_report if os.environ.get("REPORT") else lambda store, console: 0
+    files.os.fsync = killer.visiting("writing", os.fsync)
+    write_report = killer.visiting("report", command.write_report)
+    command.write_report = write_report if os.environ.get("REPORT") else lambda store, console: 0
     run = job.Run
 
     def saving_often(directory, key, seconds, progress, *rest):

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from benchmark import __version__, cli, data, networks
+from benchmark.cli import command
+from benchmark.cli.options import parse
 from benchmark.grid import registry
-from benchmark.options import parse
 from benchmark.store.folder import Store
 from tests.core.toys import Drift
 
@@ -52,8 +53,8 @@ def bench(toys, tmp_path, capsys):
 def planned(monkeypatch):
     """The entries of every plan that is printed."""
     seen = []
-    show = cli.print_plan
-    monkeypatch.setattr(cli, "print_plan", lambda entries, *rest: seen.append(entries) or show(entries, *rest))
+    show = command.print_plan
+    monkeypatch.setattr(command, "print_plan", lambda entries, *rest: seen.append(entries) or show(entries, *rest))
     return seen
 
 
@@ -187,9 +188,9 @@ def test_wrong_calls_of_our_own_are_one_line(bench):
 
 def test_ray_is_asked_for_where_it_is_not_installed(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("cluster", "ray_engine"):
-        monkeypatch.delitem(sys.modules, f"benchmark.{name}", raising=False)
-        monkeypatch.delattr(f"benchmark.{name}", raising=False)
+    for name in ("ray_cluster", "ray_driver"):
+        monkeypatch.delitem(sys.modules, f"benchmark.engines.{name}", raising=False)
+        monkeypatch.delattr(f"benchmark.engines.{name}", raising=False)
     status, _, err = bench("--engine", "ray")
     assert status == 2
     assert "--engine ray needs Ray" in err

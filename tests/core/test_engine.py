@@ -8,9 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmark.cli.listing import duration
 from benchmark.engines.progress import Display
 from benchmark.engines.serial import StopSignal, run_jobs
-from benchmark.listing import duration
 from benchmark.store.folder import Store
 from benchmark.system.runtime import Runtime, derive_seed, set_up
 from tests.core.toys import Drift, Failing, toy_job

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from benchmark.cli.options import Options, grid_of
 from benchmark.condensation.method import Work
 from benchmark.containers.budget import Budget
 from benchmark.grid import registry
@@ -20,7 +21,6 @@ from benchmark.grid.hours import (
     units_of,
     work_flops,
 )
-from benchmark.options import Options, grid_of
 from benchmark.store.cells import Job
 from benchmark.testing import short_job
 

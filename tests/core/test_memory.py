@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark import data, networks
+from benchmark.cli.listing import print_plan
+from benchmark.cli.options import Options, grid_of
 from benchmark.evaluation import footprint
 from benchmark.grid import memory, registry
 from benchmark.grid.hours import Speed
 from benchmark.grid.memory import predicted_bytes, predicted_bytes_on_cpu, share
 from benchmark.grid.plan import make_plan
-from benchmark.listing import print_plan
-from benchmark.options import Options, grid_of
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.system.runtime import MIB

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.options import Options, grid_of
+from benchmark.cli.options import Options, grid_of
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ import torch
 from rich.console import Console
 
 from benchmark import __version__, data
+from benchmark.cli.evaluate_file import print_scores, score_file
+from benchmark.cli.listing import print_list, print_plan
+from benchmark.cli.options import Options, UsageError, grid_of, parse
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engines import processes
 from benchmark.engines.failures import describe_failure, failure_word, mend
@@ -27,9 +30,6 @@ from benchmark.evaluation.importers import ForeignSetError
 from benchmark.grid import hours, registry
 from benchmark.grid.memory import predicted_bytes, predicted_bytes_on_cpu
 from benchmark.grid.plan import Entry, Grid, make_plan
-from benchmark.listing import print_list, print_plan
-from benchmark.options import Options, UsageError, grid_of, parse
-from benchmark.scoring import print_scores, score_file
 from benchmark.store.cells import Job
 from benchmark.store.condensed_set import ArtifactError
 from benchmark.store.folder import Store
