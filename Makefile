@@ -15,13 +15,13 @@ test-long: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses auto -m long $(ARGS)
 
 test-kill: $(VENV)/installed
-	$(RUN) -m pytest -m long -k killed_everywhere -rP $(ARGS) tests/core/test_kill.py
+	$(RUN) -m pytest -m long -k killed_everywhere -rP $(ARGS) tests/engines/test_kill.py
 
 test-fuzz: $(VENV)/installed
-	$(RUN) -m pytest --numprocesses auto -m long $(ARGS) tests/core/test_fuzz.py tests/data/test_fuzz_data.py
+	$(RUN) -m pytest --numprocesses auto -m long $(ARGS) tests/cli/test_fuzz.py tests/data/test_fuzz_data.py
 
 test-soak: $(VENV)/installed
-	$(RUN) -m pytest -m long -rP $(ARGS) tests/core/test_soak.py
+	$(RUN) -m pytest -m long -rP $(ARGS) tests/engines/test_soak.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -1,4 +1,5 @@
-"""Shared fixtures: golden vectors, read from the folder in GOLDEN_DIR (default tests/golden)."""
+"""Shared fixtures: golden vectors (from the folder in GOLDEN_DIR, default tests/golden), digits, toy methods, and a cache
+folder that is nobody's."""
 
 import os
 from collections import Counter
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark import networks
+from benchmark import data, networks
+from tests.toys import TOYS, Drift, registered
 
 Vectors = dict[str, Tensor]
 
@@ -77,3 +79,34 @@ def _seeded() -> None:
 def generator() -> torch.Generator:
     """A CPU generator with a fixed seed."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits", Path())
+
+
+@pytest.fixture
+def toys():
+    """The toy methods are known by name."""
+    Drift.condensed = 0
+    with registered(*TOYS.values()):
+        yield
+
+
+@pytest.fixture
+def norm_in_float32():
+    """Autocast treats the norm on the CPU as it does on CUDA, the only place where uncompiled bfloat16 is used."""
+
+    def precise(maps, groups, weight, bias, *rest):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+            return torch.ops.aten.group_norm(maps.float(), groups, weight, bias, *rest)
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("group_norm", precise, "AutocastCPU")
+        yield

@@ -18,7 +18,7 @@ from benchmark.system.errors import Stopped
 from benchmark.testing import check_method
 from methods.cafe import CAFE, CAFEDSA, BiLevel, CAFEHyper, Window
 from tests.methods.reference_cafe import cafe, loss_parts
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 PAPER = Schedule.parse("paper")
 ROWS = [

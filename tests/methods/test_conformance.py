@@ -31,8 +31,8 @@ from tests.data.conftest import (  # noqa: F401  (fixtures)
     write_svhn,
     write_tiny,
 )
-from tests.methods.short import short_settings, smallest_ipc
-from tests.methods.toy_task import float64, toy_task
+from tests.short import short_settings, smallest_ipc
+from tests.toy_task import float64, toy_task
 
 METHODS = sorted(registry.all_methods())
 CHEAP = ("random", "herding", "kcenter", "whole", "dc", "dsa", "dm")

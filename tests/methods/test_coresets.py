@@ -23,7 +23,7 @@ from methods.dm import DM
 from methods.herding import Herding, HerdingHyper, herd
 from methods.kcenter import KCenter, cover
 from methods.random import Random, RandomHyper
-from tests.methods.toy_task import toy_task
+from tests.toy_task import toy_task
 
 CPU = Runtime(torch.device("cpu"))
 

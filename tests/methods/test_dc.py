@@ -6,7 +6,7 @@ import torch
 from benchmark.condensation.run import Run
 from methods.dc import DC, DCHyper, loops
 from tests.methods.reference_gradient_matching import gradient_matching
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 # Several networks, image steps and epochs; batches of 4, 2 in the inner training; real batches beyond a class's size.
 HYPER = DCHyper(iterations=2, outer_loop=3, inner_epochs=2, batch_net=4, batch_real=5, lr_img=0.2, mom_img=0.5)

@@ -14,8 +14,8 @@ from benchmark.grid import registry
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies
-from tests.methods.short import short_settings, smallest_ipc
-from tests.methods.toy_task import BATCHED, Losses, float64, toy_task
+from tests.short import short_settings, smallest_ipc
+from tests.toy_task import BATCHED, Losses, float64, toy_task
 
 LOOPS = ("dc", "dsa", "dm", "cafe", "cafe-dsa", "mtt", "idc", "idc-i", "haba", "linba", "hmn")
 STEPS = 10

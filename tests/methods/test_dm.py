@@ -9,7 +9,7 @@ from benchmark import networks
 from benchmark.condensation.run import Run
 from methods.dm import DM, DMHyper
 from tests.methods.reference_gradient_matching import distribution_matching
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 
 @float64()

@@ -7,7 +7,7 @@ from benchmark.condensation.run import Run
 from methods.dc import DC
 from methods.dsa import DSA, DSAHyper
 from tests.methods.reference_gradient_matching import gradient_matching
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 HYPER = DSAHyper(iterations=2, outer_loop=3, inner_epochs=2, batch_net=4, batch_real=5, lr_img=0.2)
 

@@ -24,7 +24,7 @@ from methods.dm import DM, DMHyper
 from methods.haba import Critic, HaBa, HaBaHyper
 from methods.mtt import MTT, MTTHyper
 from tests.methods.reference_haba import NAMES, contrastive, haba, hallucinate
-from tests.methods.toy_task import LOOP, float64, toy_task
+from tests.toy_task import LOOP, float64, toy_task
 
 ROWS = [
     row for row in csv.DictReader((Path(__file__).parent / "hyperparameters.csv").open())

@@ -29,7 +29,7 @@ from benchmark.training.row_adam import RowAdam
 from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
 from methods.linba import LinBa
 from tests.methods import reference_hmn
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 PAPER, QUICK = Schedule.parse("paper"), Schedule.parse("quick")
 ROWS = [

@@ -22,7 +22,7 @@ from benchmark.objectives.gradient_matching import GradientMatching
 from benchmark.testing import check_method
 from methods.idc import IDC, IDCI, IDCHyper, joint_momentum
 from tests.methods.reference_idc import decode_class, idc, mix_start
-from tests.methods.toy_task import BATCHED, LOOP, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
 PAPER = Schedule.parse("paper")
 ROWS = [

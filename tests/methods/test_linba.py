@@ -22,7 +22,7 @@ from benchmark.training.unroll import Unroll, flatten, unflatten
 from methods.dm import DM, DMHyper
 from methods.linba import EarlyStop, LinBa, LinBaHyper
 from tests.methods.reference_linba import linba
-from tests.methods.toy_task import float64, toy_task
+from tests.toy_task import float64, toy_task
 
 ROWS = [
     row for row in csv.DictReader((Path(__file__).parent / "hyperparameters.csv").open())

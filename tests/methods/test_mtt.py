@@ -28,7 +28,7 @@ from benchmark.training.trainer import Training
 from benchmark.training.training_set import training_set
 from methods.mtt import MTT, MTTHyper
 from tests.methods.reference_mtt import closed_form, mtt
-from tests.methods.toy_task import float64, toy_task
+from tests.toy_task import float64, toy_task
 
 PAPER = Schedule.parse("paper")
 ROWS = [

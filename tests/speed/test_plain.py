@@ -20,7 +20,7 @@ from benchmark.speed.plain import training
 from benchmark.speed.plain.augmentation import augment as plain_augment
 from benchmark.speed.plain.augmentation import draws
 from benchmark.system.runtime import Runtime
-from tests.methods.toy_task import BATCHED, LOOP, NarrowTask, float64, toy_task
+from tests.toy_task import BATCHED, LOOP, NarrowTask, float64, toy_task
 
 STEPS = 2
 TOLERANCE = 1e-6

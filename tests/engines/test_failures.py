@@ -16,7 +16,7 @@ from benchmark.engines.failures import (
     mend,
 )
 from benchmark.system.errors import BudgetError
-from tests.core.toys import Drift, toy_job
+from tests.toys import Drift, toy_job
 
 CELL = toy_job(Drift, ipc=10).cell
 

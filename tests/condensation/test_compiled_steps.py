@@ -18,8 +18,8 @@ from benchmark.system.runtime import Runtime
 from benchmark.training import passes, trainer
 from benchmark.training.passes import Passes, has_compiler
 from benchmark.training.unroll import adjoint_of_gradient
-from tests.methods.toy_task import Losses, toy_task
-from tests.substrate.test_unroll import Problem
+from tests.toy_task import Losses, toy_task
+from tests.training.test_unroll import Problem
 
 CPU = torch.device("cpu")
 STEPS = 10

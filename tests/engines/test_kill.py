@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from benchmark.grid import registry
 from benchmark.store.folder import Store
-from tests.methods.short import short_settings, smallest_ipc
+from tests.short import short_settings, smallest_ipc
 
 ROOT = Path(__file__).parents[2]
 GRID = (
@@ -31,7 +31,7 @@ def start(folder: Path, *arguments: str, cache: Path | None = None) -> subproces
         "CONDENSE_CACHE": str(cache or folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     # Not by -m: such a process dies of the signal even where main() turned its KeyboardInterrupt into an exit status.
-    run = "from tests.core.driver import main; raise SystemExit(main())"
+    run = "from tests.engines.driver import main; raise SystemExit(main())"
     command = [sys.executable, "-c", run, *arguments, "--results-dir", str(folder / "results")]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -176,7 +176,7 @@ PLACES = {
     "haba": ("loading", "experts", *EVERYWHERE[1:]),
     "hmn": ("loading", "steps", "pruning", *EVERYWHERE[2:]),
 } | dict.fromkeys(("dc", "dsa", "dm", "cafe", "idc", "linba"), EVERYWHERE)
-"""The places of `tests.core.driver`, in about the order in which a cell comes by them."""
+"""The places of `tests.engines.driver`, in about the order in which a cell comes by them."""
 
 VISITS = {"loading": 1, "report": 1, "writing": 8}
 """How often a run comes by a place at least; by the others three times."""

@@ -11,7 +11,7 @@ from benchmark.store.cells import RESULT_FORMAT, Evaluation
 from benchmark.store.folder import CHECKSUM, Store, holds, same_training
 from benchmark.system.files import write_atomically, write_json
 from benchmark.training.recipes import Recipe
-from tests.core.toys import SHORT, toy_job
+from tests.toys import SHORT, toy_job
 
 
 def evaluation_entry(accuracies=(0.5, 0.75), protocol="unified", network="convnet", recipe=SHORT, factor=1.0):

@@ -19,7 +19,7 @@ from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble
 from benchmark.training.training_set import training_set
 from tests.methods import reference_hmn
-from tests.methods.toy_task import toy_task
+from tests.toy_task import toy_task
 
 
 def test_golden_aum(golden):

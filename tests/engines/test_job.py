@@ -20,7 +20,7 @@ from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Training
-from tests.core.toys import SHORT, Drift, Failing, toy_job
+from tests.toys import SHORT, Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -17,8 +17,8 @@ from benchmark.testing import short_job
 from methods.dm import DM
 from methods.mtt import MTT
 from methods.random import Random
-from tests.core.spread import Meddling, jobs_of, once, same_as_alone
-from tests.methods.short import short_settings
+from tests.engines.spread import Meddling, jobs_of, once, same_as_alone
+from tests.short import short_settings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install '.[ray]')")
 cluster_utils = pytest.importorskip("ray.cluster_utils")

@@ -19,7 +19,7 @@ from benchmark.cli import command
 from benchmark.cli.options import parse
 from benchmark.grid import registry
 from benchmark.store.folder import Store
-from tests.core.toys import Drift
+from tests.toys import Drift
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ WRONG = [
     ("--set dm.lr_img=[1]", "a finite number, 0 or more"),
     ("--methods ../dm", "unknown method '../dm'"),
     ("--networks ../convnet", "unknown network '../convnet'"),
-    ("--datasets folder:tests/core/nowhere", "no such folder"),
+    ("--datasets folder:tests/nowhere", "no such folder"),
     ("--device cuda:x", "--device cuda:x is not available"),
     ("--device cpu:5:5", "--device cpu:5:5 is not available"),
     ("--evaluate", "--evaluate"),

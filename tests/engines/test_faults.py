@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from benchmark import cli
 from benchmark.condensation import embeddings
 from benchmark.store.folder import Store
-from tests.core.toys import Drift
+from tests.toys import Drift
 
 GRID = (
     "--methods", "drift", "herding", "--ipc", "2", "--nets", "1", "--workers", "1", "--set", "herding.feature_steps=4",

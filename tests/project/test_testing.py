@@ -7,7 +7,7 @@ import torch
 
 from benchmark.containers.pixels import Pixels
 from benchmark.testing import check_method
-from tests.core.toys import Drift, DriftHyper, registered
+from tests.toys import Drift, DriftHyper, registered
 
 counter = itertools.count()
 

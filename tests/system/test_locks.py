@@ -23,8 +23,8 @@ from benchmark.store.folder import Store
 from benchmark.system import locks
 from benchmark.system.errors import Stopped
 from benchmark.system.runtime import Runtime
-from tests.core.toys import Drift, toy_job
-from tests.methods.toy_task import toy_task
+from tests.toy_task import toy_task
+from tests.toys import Drift, toy_job
 
 CPU = Runtime(torch.device("cpu"))
 HOLD = "import sys, time; from benchmark.system.locks import claim\nwith claim(__import__('pathlib').Path(sys.argv[1])):\n"

@@ -14,7 +14,7 @@ from benchmark.engines.serial import StopSignal
 from benchmark.store.folder import Store
 from methods.dm import DM
 from methods.random import Random
-from tests.core.spread import CPU, Meddling, jobs_of, once, same_as_alone
+from tests.engines.spread import CPU, Meddling, jobs_of, once, same_as_alone
 
 
 @pytest.fixture

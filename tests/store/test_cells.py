@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from benchmark.system.files import canonical_json
-from tests.core.toys import toy_job
+from tests.toys import toy_job
 
 CELL = toy_job().cell
 CHANGES = {

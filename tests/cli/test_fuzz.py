@@ -24,8 +24,8 @@ from benchmark.store.folder import Store, sealed
 from benchmark.system import files
 from benchmark.system.runtime import Runtime
 from tests import fuzz
-from tests.core.toys import Failing, toy_job
 from tests.fuzz import damaged, examples, mutated, st, to_json, values, watched
+from tests.toys import Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -13,7 +13,7 @@ from benchmark.engines.progress import Display
 from benchmark.engines.serial import StopSignal, run_jobs
 from benchmark.store.folder import Store
 from benchmark.system.runtime import Runtime, derive_seed, set_up
-from tests.core.toys import Drift, Failing, toy_job
+from tests.toys import Drift, Failing, toy_job
 
 CPU = Runtime(torch.device("cpu"))
 
