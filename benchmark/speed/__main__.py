@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.cli import terminal
+from benchmark.cli.command import terminal
 from benchmark.engines.failures import failure_word, now
 from benchmark.engines.job import describe_environment
 from benchmark.grid.registry import nearest
