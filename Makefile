@@ -25,6 +25,7 @@ test-soak: $(VENV)/installed
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 install: $(VENV)/installed
 

@@ -1,8 +1,8 @@
 """The conformance test of a method. Third parties call it too:
 
-    from benchmark.testing import check_method
-    def test_my_method():
-        check_method(MyMethod)
+from benchmark.testing import check_method
+def test_my_method():
+    check_method(MyMethod)
 """
 
 from __future__ import annotations

@@ -275,9 +275,7 @@ class HMN(IDC):
     def lr_factor(self, progress: float) -> float:
         return self.hyper.decay ** sum(progress >= share for share in DECAY_AT)
 
-    def kept(
-        self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None
-    ) -> Tensor:
+    def kept(self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None) -> Tensor:
         """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them, unless
         beta is given."""
         aum_KG = self.margins(container, task, run)
@@ -330,9 +328,7 @@ class HMNRandom(HMN):
     name, title, category, container_row = "hmn-random", "HMN, pruned at random", "variant", ""
     searches = False
 
-    def kept(
-        self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None
-    ) -> Tensor:
+    def kept(self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None) -> Tensor:
         drop = container.per_class - self.final(task)
         return random_positions(task.classes, container.per_class, drop, task.generator)
 

@@ -1,5 +1,7 @@
-"""Shared fixtures: golden vectors (from the folder in GOLDEN_DIR, default tests/golden), digits, toy methods, and a cache
-folder that is nobody's."""
+"""Shared fixtures: golden vectors, digits, toy methods, and a cache folder that is nobody's.
+
+Golden vectors are read from the folder in GOLDEN_DIR (default tests/golden).
+"""
 
 import os
 from collections import Counter

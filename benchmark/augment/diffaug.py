@@ -26,9 +26,7 @@ DRAWN = ("crop", "scale", "rotate")
 UNIFORMS_PER_ROW = 8
 
 
-def sample(
-    strategy: str, rows: int, size: Size, generator: Generators, shared: bool = False, calls: int = 1
-) -> Params:
+def sample(strategy: str, rows: int, size: Size, generator: Generators, shared: bool = False, calls: int = 1) -> Params:
     """calls * rows rows, call by call, on the generator's device; calls * 1 rows where `shared`. As many after another
     from each of several generators.
 

@@ -31,9 +31,7 @@ def colour(u_R3: Tensor) -> Tensor:
 
 def crop(u_R2: Tensor, size: Size) -> Tensor:
     """(R, 2, 3): a shift by whole pixels in [-s, s], s an eighth of the side, rounded."""
-    shift_y, shift_x = (
-        _integers(u, 2 * reach + 1) - reach for u, reach in zip(u_R2.unbind(1), _parts(size, CROP))
-    )
+    shift_y, shift_x = (_integers(u, 2 * reach + 1) - reach for u, reach in zip(u_R2.unbind(1), _parts(size, CROP)))
     return affine(shift_x=shift_x.to(u_R2.dtype), shift_y=shift_y.to(u_R2.dtype))
 
 

@@ -86,10 +86,7 @@ def _warp(images: Tensor, params: Params, align_corners: bool) -> Tensor:
     rows, columns = images.shape[2:]
     span_y, span_x = (max(1, side - 1) if align_corners else side for side in (rows, columns))
     y = torch.arange(1 - rows, rows, 2, device=images.device, dtype=images.dtype).view(1, -1, 1) / span_y
-    x = (
-        torch.arange(1 - columns, columns, 2, device=images.device, dtype=images.dtype).view(1, 1, -1)
-        / span_x
-    )
+    x = torch.arange(1 - columns, columns, 2, device=images.device, dtype=images.dtype).view(1, 1, -1) / span_x
     # Not by `affine_grid`: its matrix product would round coordinates to TF32, or to bfloat16 under autocast.
     xx, xy, shift_x, yx, yy, shift_y = params.affine.to(images.dtype).view(-1, 6, 1, 1).unbind(1)
     grid_x = (xx * x + shift_x * (2 / span_x)) + xy * y

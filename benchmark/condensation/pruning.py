@@ -125,9 +125,7 @@ def _seeds(task: Task, nets: int) -> list[int]:
     return torch.randint(2**62, (nets,), generator=task.generator, device=task.device).tolist()
 
 
-def _training(
-    images: TrainingSet, task: Task, recipe: Recipe, nets: int, seeds: list[int] | None = None
-) -> Training:
+def _training(images: TrainingSet, task: Task, recipe: Recipe, nets: int, seeds: list[int] | None = None) -> Training:
     network = networks.build("convnet", task.spec.image_shape, task.classes)
     ensemble = Ensemble(network, seeds or _seeds(task, nets), task.runtime)
     return Training(ensemble, images, recipe, task.strategy)

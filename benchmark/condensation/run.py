@@ -80,9 +80,9 @@ class Run:
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         """Yield the steps of a phase that are still to do, 0-based.
 
-        `state` names everything the steps change (see `benchmark.system.checkpoint`); it is restored in place before the first
-        step when the phase was interrupted, or left finished when it had ended. Raises Stopped after saving when asked
-        to stop, and NotFinite when a logged value is not finite.
+        `state` names everything the steps change (see `benchmark.system.checkpoint`); it is restored in place before
+        the first step when the phase was interrupted, or left finished when it had ended. Raises Stopped after saving
+        when asked to stop, and NotFinite when a logged value is not finite.
         """
         path = self._checkpoint_path(phase)
         state = self.shared | state

@@ -22,9 +22,7 @@ class _Entry(NamedTuple):
 
 def _vision(name: str) -> _Entry:
     source = vision.SOURCES[name]
-    return _Entry(
-        lambda data_dir: source.spec, lambda data_dir, download: vision.load(source, data_dir, download)
-    )
+    return _Entry(lambda data_dir: source.spec, lambda data_dir, download: vision.load(source, data_dir, download))
 
 
 _CATALOG: dict[str, _Entry] = {
@@ -71,9 +69,7 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{name}: cannot read the data: {error}. Check the path and its permissions."
-        ) from error
+        raise DataError(f"{name}: cannot read the data: {error}. Check the path and its permissions.") from error
 
 
 def _entry(name: str) -> _Entry:

@@ -13,9 +13,7 @@ class DataError(ValueError):
     """Data that is missing, damaged or not a data set; the message names the files and the mend."""
 
 
-def missing(
-    title: str, searched: Path, absent: Sequence[str], page: str, holds: str, reason: object
-) -> DataError:
+def missing(title: str, searched: Path, absent: Sequence[str], page: str, holds: str, reason: object) -> DataError:
     """`title` is not in folder `searched`.
 
     absent: paths relative to `searched`.   page: where to get them.   holds: what a data folder must contain.

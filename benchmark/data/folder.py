@@ -71,9 +71,7 @@ def _scan(path: Path) -> _Scan:
     if _subfolders(path / "train"):
         held_out = next((path / part for part in ("test", "val") if _subfolders(path / part)), None)
         if held_out is None:
-            raise DataError(
-                f"{name}: train/ needs a test/ or val/ with class sub-folders beside it. {_LAYOUT}"
-            )
+            raise DataError(f"{name}: train/ needs a test/ or val/ with class sub-folders beside it. {_LAYOUT}")
         class_names, train = _classes(path / "train", name)
         test_names, test = _classes(held_out, name)
         if test_names != class_names:
@@ -85,9 +83,7 @@ def _scan(path: Path) -> _Scan:
         counts = torch.bincount(labels).tolist()
         for class_name, count in zip(class_names, counts, strict=True):
             if count < 2:
-                raise DataError(
-                    f"{name}: class {class_name} has one image, and none for the test set. Add one."
-                )
+                raise DataError(f"{name}: class {class_name} has one image, and none for the test set. Add one.")
         fit, held = stratified_indices(labels, TEST_FRACTION, TEST_SEED)
         train, test = [items[i] for i in fit.tolist()], [items[i] for i in held.tolist()]
 

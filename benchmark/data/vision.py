@@ -232,9 +232,7 @@ _SOURCES = (
         read=_read_cifar,
     ),
     Source(
-        spec=DatasetSpec(
-            "cifar100", "CIFAR-100", 3, 32, 32, 100, flip=True, published="CIFAR100", **_sizes(50_000)
-        ),
+        spec=DatasetSpec("cifar100", "CIFAR-100", 3, 32, 32, 100, flip=True, published="CIFAR100", **_sizes(50_000)),
         # Its own statistics. The official code of CAFE, MTT, HaBa and IDC uses CIFAR-10's here.
         mean=(0.5071, 0.4866, 0.4409),
         std=(0.2673, 0.2564, 0.2762),

@@ -140,9 +140,7 @@ class Worker:
                 entries.append(evaluate(evaluation, *args))
         return entries
 
-    def _conclude(
-        self, job: Job, dataset: Dataset, artifact: Artifact, entries: Sequence[dict[str, Any]]
-    ) -> None:
+    def _conclude(self, job: Job, dataset: Dataset, artifact: Artifact, entries: Sequence[dict[str, Any]]) -> None:
         cell, stored, origin = job.cell, self.store.result(job.cell), artifact.card["origin"]
         method, done = registry.get(cell.method), list(stored["evaluations"]) if stored else []
         names = [evaluation.name for evaluation in job.evaluations]

@@ -107,9 +107,7 @@ class Part:
 class Driver:
     """Gives the parts of a ledger's jobs to the cluster and hears of them."""
 
-    def __init__(
-        self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], ledger: Ledger
-    ) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], ledger: Ledger) -> None:
         self.cluster, self.settings, self.loaded, self.ledger = cluster, settings, loaded, ledger
         self.running: dict[ray.ObjectRef, Part] = {}
         self.under_way: list[Work] = []

@@ -1,7 +1,7 @@
 """How much memory a cell will need, before anything runs: what the plan shows and a cluster divides GPUs by.
 
-Counted by `benchmark.evaluation.footprint`. Of a GPU it errs on the high side, because a cell that is given too little dies; of a
-CPU's memory it is what was measured within a quarter or so (tests/core/test_memory.py).
+Counted by `benchmark.evaluation.footprint`. Of a GPU it errs on the high side, because a cell that is given too little
+dies; of a CPU's memory it is what was measured within a quarter or so (tests/grid/test_memory.py).
 """
 
 from __future__ import annotations

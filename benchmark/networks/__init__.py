@@ -38,16 +38,12 @@ class _Entry:
 
 
 _NETWORKS = {
-    "convnet": _Entry(
-        ConvNet, "3 conv blocks (4 at 64x64), width 128, instance norm, average pooling: the default"
-    ),
+    "convnet": _Entry(ConvNet, "3 conv blocks (4 at 64x64), width 128, instance norm, average pooling: the default"),
     "alexnet": _Entry(AlexNet, "5 convolutions, max pooling, instance norm, one linear layer"),
     "vgg11": _Entry(partial(VGG, layers=11), "8 convolutions in 5 stages, instance norm, one linear layer"),
     "vgg16": _Entry(partial(VGG, layers=16), "13 convolutions in 5 stages, instance norm, one linear layer"),
     "resnet18": _Entry(ResNet18, "4 stages of 2 residual blocks, 3x3 stem, instance norm"),
-    "densenet121": _Entry(
-        DenseNet121, "4 dense blocks of 6, 12, 24, 16 layers, growth 32, 3x3 stem, instance norm"
-    ),
+    "densenet121": _Entry(DenseNet121, "4 dense blocks of 6, 12, 24, 16 layers, growth 32, 3x3 stem, instance norm"),
 }
 NAMES = tuple(_NETWORKS)
 SMALLEST_SIDE = 4
@@ -85,9 +81,7 @@ def build(
     make = _entry(name).make
     image_shape = tuple(image_shape)
     if min(image_shape[1:]) < SMALLEST_SIDE:
-        raise ValueError(
-            f"images of {image_shape[1]}x{image_shape[2]} are too small: both sides must be 4 or more"
-        )
+        raise ValueError(f"images of {image_shape[1]}x{image_shape[2]} are too small: both sides must be 4 or more")
     if depth is not None and name != "convnet":
         raise ValueError(f"{name} has a fixed depth; only convnet takes one")
     options = {"width": width, "depth": depth}

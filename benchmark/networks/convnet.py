@@ -28,9 +28,7 @@ class ConvNet(Network):
     bias. Raises ValueError when the image is too small for `depth` halvings.
     """
 
-    def __init__(
-        self, image_shape: ImageShape, classes: int, width: int = 128, depth: int | None = None
-    ) -> None:
+    def __init__(self, image_shape: ImageShape, classes: int, width: int = 128, depth: int | None = None) -> None:
         super().__init__()
         rows, columns = map_size(image_shape)
         deepest = int(log2(min(rows, columns)))

@@ -96,9 +96,7 @@ class GradientMatching:
         gradients = self.passes.gradients(network, detached(network), images_NCHW, labels)
         return [gradients[name] for name in self._parameters(network)]
 
-    def _distance(
-        self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor]
-    ) -> Tensor:
+    def _distance(self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor]) -> Tensor:
         """Between real gradients and those of synthetic images, with a graph to the images."""
         matched = self._parameters(network)
         if self.passes.second_order is None:
@@ -116,9 +114,7 @@ class GradientMatching:
     def _loss(network: Network, images_NCHW: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(network(images_NCHW), label.expand(len(images_NCHW)))
 
-    def _all_at_once(
-        self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor
-    ) -> Tensor:
+    def _all_at_once(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
         fixed = detached(network)
         parameters = {name: fixed[name] for name in self._parameters(network)}
 

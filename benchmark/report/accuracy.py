@@ -115,9 +115,7 @@ def cross_architecture_tables(rows: list[Row], titles: Names) -> list[Table]:
 def _network_lines(rows: list[Row], networks: list[str], titles: Names, notes: Notes) -> list[Line]:
     best, lines = best_rows(rows, lambda r: (r.dataset, r.ipc, r.network)), []
     found: dict[tuple, dict[str, Row]] = {}
-    for row in sorted(
-        rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)
-    ):
+    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)):
         found.setdefault((row.dataset, row.ipc, row.method, row.variant), {})[row.network] = row
     for (dataset, ipc, method, variant), mine in found.items():
         stubs = (titles.dataset(dataset), str(ipc) if ipc else "whole", titles.method(method, variant))

@@ -48,6 +48,4 @@ def _table(key: tuple[str, str, str, str], members: list[tuple[str, Row]], title
     caption = f"{trained} moved by {titles.method(objective)}'s objective and loop; "
     columns = tuple(dataset_column(dataset, ipc, titles) for dataset, ipc in places)
     ends = tuple(lines), accuracy_legend(rows), tuple(notes.sentences)
-    return Table(
-        "containers", block, caption + block_text(schedule, protocol), ("Container", "Method"), columns, *ends
-    )
+    return Table("containers", block, caption + block_text(schedule, protocol), ("Container", "Method"), columns, *ends)

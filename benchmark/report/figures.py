@@ -67,9 +67,7 @@ def theme() -> Iterator[None]:
         yield
 
 
-def panels_of(
-    number: int, width: float, height: float, most: int, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
+def panels_of(number: int, width: float, height: float, most: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     columns = min(number, most)
@@ -94,9 +92,7 @@ def save(figure: Figure, folder: Path, name: str, kind: str, dataset: str, capti
 
 
 def headline(figure: Figure, titles: Names, rows: list[Row]) -> None:
-    figure.suptitle(
-        label_of(titles.dataset(rows[0].dataset)), fontweight="bold", fontsize=11, x=0.012, ha="left"
-    )
+    figure.suptitle(label_of(titles.dataset(rows[0].dataset)), fontweight="bold", fontsize=11, x=0.012, ha="left")
 
 
 def legend(figure: Figure, entries: list[tuple[str, Look]], extra: tuple[Line2D, ...] = ()) -> None:

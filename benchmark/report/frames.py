@@ -61,10 +61,7 @@ def results_frame(rows: list[Row]) -> pd.DataFrame:
         line["method"] += f" [{row.variant}]" if row.variant else ""
         line |= {"accuracy": _round(row.accuracy), "ci95": _round(row.ci95), "nets": row.nets or 0}
         line |= {"seeds": row.seeds, "difference": _round(row.difference), "device": row.device}
-        line |= {
-            name: _tidy(row.mean(name))
-            for name in ("floats", "budget_multiple", "images", "steps", "seconds")
-        }
+        line |= {name: _tidy(row.mean(name)) for name in ("floats", "budget_multiple", "images", "steps", "seconds")}
         line["peak_memory_mib"] = _tidy(row.peak())
         if row.published:
             line |= {"published": row.published.accuracy, "published_std": row.published.std}

@@ -1,5 +1,4 @@
-"""The loss along each condensation, a panel per method.
-"""
+"""The loss along each condensation, a panel per method."""
 
 from __future__ import annotations
 

@@ -52,14 +52,10 @@ def readable(records: list[Record]) -> list[Record]:
     kept = []
     for record in records:
         cell = record.config
-        if all(isinstance(cell.get(f), str) for f in ("method", "dataset", "schedule")) and numbers(
-            [cell.get("ipc")]
-        ):
+        if all(isinstance(cell.get(f), str) for f in ("method", "dataset", "schedule")) and numbers([cell.get("ipc")]):
             kept.append(record)
         else:
-            warnings.warn(
-                f"{record.directory / 'config.json'} names no cell; left out of the report", stacklevel=2
-            )
+            warnings.warn(f"{record.directory / 'config.json'} names no cell; left out of the report", stacklevel=2)
     return kept
 
 

@@ -76,9 +76,7 @@ def render(
     return environment.get_template("page.html.jinja").render(
         summary=_summary(records, rows, titles),
         tables=tables,
-        plots=[
-            (titles.dataset(name), list(group)) for name, group in groupby(plots, key=lambda p: p.dataset)
-        ],
+        plots=[(titles.dataset(name), list(group)) for name, group in groupby(plots, key=lambda p: p.dataset)],
         speed=speed,
         sheets=_sheets(rows, titles),
         failures=[_failure(record, titles) for record in records if record.failure],
@@ -127,11 +125,7 @@ def _moment(text: str) -> str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
-    return (
-        moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        if moment.tzinfo
-        else moment.strftime("%Y-%m-%d %H:%M")
-    )
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if moment.tzinfo else moment.strftime("%Y-%m-%d %H:%M")
 
 
 def _data_uri(data: bytes, kind: str) -> str:
@@ -159,9 +153,7 @@ def _sheets(rows: list[Row], titles: Names) -> list[tuple[str, list[Sheet]]]:
     """One sheet per configuration (its first seed with a preview), by data set and IPC."""
     found: dict[str, list[Sheet]] = {}
     seen = set()
-    for row in sorted(
-        rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)
-    ):
+    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)):
         place = (row.method, row.dataset, row.ipc, row.schedule, row.variant)
         for observation in row.done:
             if place in seen or not (preview := _preview(observation.record.directory / "preview.png")):

@@ -177,9 +177,7 @@ def _time_line(axes: Axes, line: list[Row], style: Look, areas: dict[int, int]) 
 
     seconds = [max(row.mean("seconds"), FASTEST) for row in line]
     accuracies = [row.accuracy for row in line]
-    axes.plot(
-        seconds, accuracies, color=style.colour, linestyle=style.line, linewidth=0.9, alpha=0.45, zorder=1
-    )
+    axes.plot(seconds, accuracies, color=style.colour, linestyle=style.line, linewidth=0.9, alpha=0.45, zorder=1)
     seaborn.scatterplot(
         x=seconds,
         y=accuracies,

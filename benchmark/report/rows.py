@@ -89,9 +89,7 @@ def aggregate(found: list[Observation], titles: Names) -> list[Row]:
 
 
 def _row(place: tuple, variant: str, members: list[Observation], published: Published | None) -> Row:
-    members = sorted(
-        members, key=lambda o: (str(o.record.config.get("seed", "")).zfill(9), o.record.directory.name)
-    )
+    members = sorted(members, key=lambda o: (str(o.record.config.get("seed", "")).zfill(9), o.record.directory.name))
     done = [o for o in members if o.status == "done"]
     failed = [o.record.failure for o in members if o.status == "failed"]
     error = str(failed[0].get("error") or "no reason stored") if failed else ""
@@ -156,9 +154,7 @@ def _settings(observation: Observation) -> dict[str, Any]:
     if observation.recipe:
         stored = json.loads(observation.recipe)
         recipe = stored["recipe"] if isinstance(stored["recipe"], dict) else {"text": stored["recipe"]}
-        flat |= {f"recipe.{name}": value for name, value in recipe.items()} | {
-            "recipe.factor": stored["factor"]
-        }
+        flat |= {f"recipe.{name}": value for name, value in recipe.items()} | {"recipe.factor": stored["factor"]}
     return flat
 
 

@@ -93,9 +93,7 @@ def condense(name, precision):
     hyper = method.hyper_parameters(digits.spec, 2, Schedule.parse("quick"), SETTINGS[name])
     budget = Budget(2, digits.spec.classes, digits.spec.image_shape)
     run, generator = Losses(), torch.Generator().manual_seed(1)
-    container = method(hyper).condense(
-        Task(digits.spec, digits.train, budget, Runtime(CPU, precision), generator), run
-    )
+    container = method(hyper).condense(Task(digits.spec, digits.train, budget, Runtime(CPU, precision), generator), run)
     return torch.tensor(run.losses[-STEPS:]), container.decode_classes().detach()
 
 
@@ -112,9 +110,7 @@ def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path
         pytest.skip("torch finds no compiler here")
     monkeypatch.setattr(passes, "_refused", set())
     results, calls, original = [], [], passes._Compiled.__call__
-    monkeypatch.setattr(
-        passes._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1]
-    )
+    monkeypatch.setattr(passes._Compiled, "__call__", lambda self, *rest: (calls.append(1), original(self, *rest))[1])
     for worth in (float("inf"), 0.0):
         monkeypatch.setattr(passes, "WORTH_COMPILING_SECOND", worth)
         monkeypatch.setattr(passes, "WORTH_COMPILING_FORWARD", worth)

@@ -237,9 +237,7 @@ def test_the_checkpoint_of_something_else_is_not_used(tmp_path, change):
             path, {"generator": toy.generator} | toy.state(),
             {"key": "key", "phase": "features", "done": 3, "steps": STEPS, "seconds": 1.0, "notes": {}},
         )  # fmt: skip
-    first, toy = resumed_from(
-        tmp_path, steps=STEPS + (change == "steps"), key="other" if change == "key" else "key"
-    )
+    first, toy = resumed_from(tmp_path, steps=STEPS + (change == "steps"), key="other" if change == "key" else "key")
     assert first == 0
     assert equal(toy.bits(), Toy().bits())
 

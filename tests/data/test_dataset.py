@@ -10,17 +10,13 @@ SPEC = DatasetSpec("toy", "Toy", 3, 4, 5, 4, flip=True, published="")
 
 
 def _images(count: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    return torch.randint(0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
 def split() -> Split:
     labels = torch.tensor([0] * 10 + [1] * 25 + [3] * 2)[torch.randperm(37)]  # class 2 is empty
-    return Split(
-        _images(37), labels, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0]), classes=4
-    )
+    return Split(_images(37), labels, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0]), classes=4)
 
 
 def test_spec_shape():

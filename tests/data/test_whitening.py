@@ -75,9 +75,7 @@ def test_damaged_cache_is_redone_with_a_warning(images, tmp_path, damage):
     content = path.read_bytes()
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     foreign = (2).to_bytes(8, "little") + b"{}"
-    path.write_bytes(
-        {"truncated": content[:200], "flipped": flipped, "empty": b"", "foreign": foreign}[damage]
-    )
+    path.write_bytes({"truncated": content[:200], "flipped": flipped, "empty": b"", "foreign": foreign}[damage])
     with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
         redone = whitening.cached("f", "digits", lambda: images, cache_dir=tmp_path)
     assert redone.digest == expected.digest

@@ -61,6 +61,7 @@ def machines(tmp_path_factory):
 @pytest.fixture
 def go(machines, digits, tmp_path):
     """go(jobs, ...) -> (outcome, what was printed)."""
+
     def run(jobs, meddle=lambda *_: None, stop=None, wanted=None):
         display = Meddling(meddle, len(jobs))
         with display, ray_cluster.connected(machines.address, "cpu", "float32", [digits.spec], wanted) as found:

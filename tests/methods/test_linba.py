@@ -49,9 +49,7 @@ TABLE = [  # image shape, classes, IPC, K, r, stored, budget (METHODS 9)
 ]
 
 # More classes than one, minibatches smaller than a class, a clip that bites; 12 floats a basis.
-HYPER = LinBaHyper(
-    iterations=3, inner_steps=3, bases=4, batch_syn=2, batch_real=5, lr_img=0.3, lr_net=0.1, clip=0.01
-)
+HYPER = LinBaHyper(iterations=3, inner_steps=3, bases=4, batch_syn=2, batch_real=5, lr_img=0.3, lr_net=0.1, clip=0.01)
 
 
 def addressed(task, hyper=HYPER):

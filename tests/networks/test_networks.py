@@ -38,16 +38,12 @@ def test_convnet_has_the_published_size(shape, classes, depth, count):
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
-@pytest.mark.parametrize(
-    "name, count", [("vgg16", 14_728_266), ("resnet18", 11_173_962), ("densenet121", 6_956_298)]
-)
+@pytest.mark.parametrize("name, count", [("vgg16", 14_728_266), ("resnet18", 11_173_962), ("densenet121", 6_956_298)])
 def test_cifar_networks_have_their_usual_size(name, count):
     assert sum(parameter.numel() for parameter in networks.build(name, CIFAR, 10).parameters()) == count
 
 
-@pytest.mark.parametrize(
-    "side, depth", [(4, 2), (6, 2), (8, 3), (28, 3), (32, 3), (48, 3), (64, 4), (96, 4), (128, 5)]
-)
+@pytest.mark.parametrize("side, depth", [(4, 2), (6, 2), (8, 3), (28, 3), (32, 3), (48, 3), (64, 4), (96, 4), (128, 5)])
 def test_default_depth(side, depth):
     assert default_depth((3, side, side)) == depth
 
@@ -141,9 +137,7 @@ def test_double_backward(name):
     target = {key: torch.randn_like(value) for key, value in parameters.items()}
 
     def matched(images):
-        gradients = grad(lambda p: F.cross_entropy(functional_call(network, p, (images,)), labels))(
-            parameters
-        )
+        gradients = grad(lambda p: F.cross_entropy(functional_call(network, p, (images,)), labels))(parameters)
         return sum((gradients[key] * target[key]).sum() for key in gradients)
 
     images, direction = torch.randn(2, 2, *DIGITS, dtype=torch.float64).unbind()

@@ -49,9 +49,7 @@ def test_golden_gradient_matching_of_each_class(golden, golden_convnet, batched)
 def test_golden_distribution_matching(golden, golden_convnet, chunk):
     vectors = golden("distribution_matching_dm")
     real, synthetic = vectors["real"], vectors["syn"]
-    loss, gradient = value_and_grad(
-        distribution_matching, golden_convnet(vectors), real, synthetic, chunk or len(real)
-    )
+    loss, gradient = value_and_grad(distribution_matching, golden_convnet(vectors), real, synthetic, chunk or len(real))
     close(loss, vectors["loss"].reshape(()))
     close(gradient, vectors["grad_syn"].reshape(gradient.shape))
 

@@ -49,9 +49,7 @@ class Folder:
         }
         self.store.fail(cell, failure | {"time": "2026-11-22T14:00:00+00:00"})
 
-    def done(
-        self, accuracies, protocols=("unified",), networks=("convnet",), asked=None, extra=None, **fields
-    ):
+    def done(self, accuracies, protocols=("unified",), networks=("convnet",), asked=None, extra=None, **fields):
         """`accuracies`: fractions, one per network. `extra`: sections of the result to be merged in."""
         cell = self.cell(**fields)
         evaluations = self.ask(cell, protocols, networks, asked or len(accuracies))
@@ -124,8 +122,7 @@ class Folder:
 
     def losses(self, directory, values, phase="condense"):
         lines = [
-            {"phase": phase, "step": 10 * n, "seconds": 0.1 * n, "loss": value}
-            for n, value in enumerate(values, 1)
+            {"phase": phase, "step": 10 * n, "seconds": 0.1 * n, "loss": value} for n, value in enumerate(values, 1)
         ]
         (directory / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

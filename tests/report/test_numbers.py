@@ -148,9 +148,7 @@ def test_empty_store(folder):
 def test_damaged_and_sparse_files_do_not_stop_the_report(folder):
     directory = folder.done([0.2])
     (directory / "preview.png").write_bytes(b"not a png")
-    (directory / "steps.jsonl").write_text(
-        '{"phase": "condense", "step": 1, "loss": NaN}\n{"phase": "condense", "st'
-    )
+    (directory / "steps.jsonl").write_text('{"phase": "condense", "step": 1, "loss": NaN}\n{"phase": "condense", "st')
     sparse = folder.done([0.3], seed=1, extra={"condensation": {"notes": None, "images": None}})
     text = (sparse / "result.json").read_text()
     (sparse / "result.json").write_text(

@@ -117,9 +117,7 @@ def test_plots_without_data_any_more_go(folder):
 
 
 def test_markup_in_names_and_messages_is_text(folder):
-    folder.done(
-        [0.2], method="_x<b>$y_1$", dataset=f"folder:/a/{SCRIPT}&", extra={"method": {"disclosure": SCRIPT}}
-    )
+    folder.done([0.2], method="_x<b>$y_1$", dataset=f"folder:/a/{SCRIPT}&", extra={"method": {"disclosure": SCRIPT}})
     folder.done([0.2], method="_x<b>$y_1$", dataset=f"folder:/a/{SCRIPT}?", hyper={"note": f'"{SCRIPT}'})
     folder.failed(error=SCRIPT, message=f"</p></div>{SCRIPT}", method="dm")
     checker = check(build(folder.store))
@@ -151,11 +149,7 @@ def test_building_twice_gives_the_same_files(folder):
     build(folder.store)
 
     def files():
-        paths = [
-            p
-            for p in folder.store.root.rglob("*")
-            if p.is_file() and p.suffix in (".csv", ".md", ".tex", ".svg")
-        ]
+        paths = [p for p in folder.store.root.rglob("*") if p.is_file() and p.suffix in (".csv", ".md", ".tex", ".svg")]
         return {path: path.read_bytes() for path in paths}
 
     first = files()

@@ -56,11 +56,7 @@ def test_evidence_marks(folder):
     tex = read(folder, "accuracy.tex")
     assert "{[}28.3{]}" in tex and "{[}26.0$^{s}${]}" in tex and "(42.6?)" in tex
     page = (folder.store.root / "index.html").read_text()
-    assert (
-        'class="pub official"' in page
-        and 'class="pub secondary"' in page
-        and 'class="pub unverified"' in page
-    )
+    assert 'class="pub official"' in page and 'class="pub secondary"' in page and 'class="pub unverified"' in page
     assert "recalled from the original paper" in page
 
 
@@ -265,9 +261,7 @@ def test_one_container_makes_no_table(folder):
 
 def test_pruning_table(folder):
     notes = {"gipc": 87, "gipc_over": 96, "pruned_per_class": 9, "beta": 0.4, "trainings_for_aum": 1}
-    folder.done(
-        [0.66], method="hmn", extra={"condensation": {"notes": notes | {"trainings_for_beta": 22}}}
-    )
+    folder.done([0.66], method="hmn", extra={"condensation": {"notes": notes | {"trainings_for_beta": 22}}})
     plain = {"gipc": 87, "gipc_over": 87, "pruned_per_class": 0}
     folder.done([0.64], method="hmn-noprune", extra={"condensation": {"notes": plain}})
     folder.done([0.26], method="dm")

@@ -128,13 +128,15 @@ def _changes():
     yield "evaluations an object", lambda r: r | {"evaluations": {}}
     yield "an evaluation a number", lambda r: r | {"evaluations": [3]}
     for field in ("protocol", "network", "recipe", "factor", "steps", "accuracies", "seconds"):
-        yield f"evaluation without {field}", lambda r, f=field: r | {
-            "evaluations": [{k: v for k, v in e.items() if k != f} for e in r["evaluations"]]
-        }
+        yield (
+            f"evaluation without {field}",
+            lambda r, f=field: r | {"evaluations": [{k: v for k, v in e.items() if k != f} for e in r["evaluations"]]},
+        )
     for value in (None, 3, "0.5", {"a": 1}, ["0.5"], [None], [[0.5]], [True], [1.5], [-0.1], [float("nan")]):
-        yield f"accuracies {value}", lambda r, v=value: r | {
-            "evaluations": [e | {"accuracies": v} for e in r["evaluations"]]
-        }
+        yield (
+            f"accuracies {value}",
+            lambda r, v=value: r | {"evaluations": [e | {"accuracies": v} for e in r["evaluations"]]},
+        )
     yield "seconds a word", lambda r: r | {"evaluations": [e | {"seconds": "x"} for e in r["evaluations"]]}
 
 

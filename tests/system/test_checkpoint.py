@@ -218,7 +218,9 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "s"
     save_state(path, {"x": torch.zeros(2)}, {"number": 1})
     before = path.read_bytes()
-    monkeypatch.setattr("benchmark.system.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "benchmark.system.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     with pytest.raises(OSError, match="full"):
         save_state(path, {"x": torch.ones(2)}, {"number": 2})
     assert path.read_bytes() == before

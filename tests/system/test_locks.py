@@ -27,7 +27,9 @@ from tests.toy_task import toy_task
 from tests.toys import Drift, toy_job
 
 CPU = Runtime(torch.device("cpu"))
-HOLD = "import sys, time; from benchmark.system.locks import claim\nwith claim(__import__('pathlib').Path(sys.argv[1])):\n"
+HOLD = (
+    "import sys, time; from benchmark.system.locks import claim\nwith claim(__import__('pathlib').Path(sys.argv[1])):\n"
+)
 
 
 @pytest.fixture
