@@ -59,7 +59,7 @@ def test_without_measurements_the_probe_counts_for_all(dm):
 
 @pytest.mark.parametrize("objective", ["", "dm"])
 def test_pruning_and_a_pilot_count_whichever_loop_it_is(digits, objective, tmp_path):
-    spec, method = digits.spec, registry.get("hmn")
+    spec = digits.spec
 
     def job(**settings):
         overrides = {"hmn": settings | ({"objective": objective} if objective else {})}
@@ -72,9 +72,9 @@ def test_pruning_and_a_pilot_count_whichever_loop_it_is(digits, objective, tmp_p
     training = work_flops(Work(trained=60 * 256), spec)  # of 640 or 720 images
     assert flops(beta="0.4", aum_steps=120) - flops(beta="0.4", aum_steps=60) == pytest.approx(training)
     assert flops(aum_steps=60) - flops(beta="0.4", aum_steps=60) == pytest.approx(3 * training)
-    cell = job().cell
-    (name, values), owner = cell.loop, registry.get(cell.loop[0])
-    loop = owner.Loop(owner.Hyper(**values)).cost(spec, 72).work  # images per class over budget
+    name, values = job().cell.loop
+    owner = registry.get(name)
+    loop = owner.Loop(owner.Hyper(**values)).cost(spec, 72).work  # on the images of a class over budget
     again = work_flops(cost_of(job(), spec).before + loop, spec) + training
     assert flops(split="pilot") - flops() == pytest.approx(again)
 
