@@ -234,30 +234,23 @@ def test_starts_as_pytorch_starts_its_layers():
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.3)
 
 
-def test_images_are_dropped_added_and_exported_one_by_one():
+def test_images_are_dropped_one_by_one():
     container = container_of((3, 32, 32), 3, 5, layout_for(10, (3, 32, 32), 1))
     images = container.decode_classes().detach()
     own = container.instance_memory[0, 0].numel()
-    floats, exported = container.num_floats, torch.stack([container.instance(c, 2) for c in range(3)])
-    assert exported.shape == (3, *container.instance_memory.shape[2:])
+    floats = container.num_floats
     kept = torch.tensor([[0, 1, 3, 4], [1, 2, 3, 4], [0, 1, 2, 4]])
     container.keep_(kept)
     assert (container.per_class, container.num_images) == (4, 12)
     assert container.num_floats == floats - 3 * own
     rows = torch.arange(3)[:, None]
     torch.testing.assert_close(container.decode_classes(), images[rows, kept])
-    container.add_(exported[:, None])
-    assert container.num_floats == floats
-    torch.testing.assert_close(container.decode_classes()[:, 4], images[:, 2])
-    assert container.labels.tolist() == [c for c in range(3) for _ in range(5)], "class-major"
-    container.images(torch.tensor([4])).sum().backward()
-    assert container.instance_memory.grad[0, 4].abs().sum() > 0, "the new parameter learns"
+    assert container.labels.tolist() == [c for c in range(3) for _ in range(4)], "class-major"
+    container.images(torch.tensor([3])).sum().backward()
+    assert container.instance_memory.grad[0, 3].abs().sum() > 0, "the new parameter learns"
     for ragged in (torch.tensor([0, 1]), torch.zeros(2, 4, dtype=torch.int64)):
         with pytest.raises(ValueError, match="of each of 3 classes"):
             container.keep_(ragged)
-    for one in (container.instance(0, 2), exported, exported[:2, None]):
-        with pytest.raises(ValueError, match="for each of 3 classes"):
-            container.add_(one)
 
 
 def test_each_image_is_its_own_memory_and_its_classes_share():
