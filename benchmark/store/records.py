@@ -208,7 +208,7 @@ class Timing:
     samples: tuple[float, ...] = ()
     cpu_milliseconds: float | None = None
     first_milliseconds: float | None = None
-    flops_per_second: float | None = None
+    flops_per_second: Positive | None = None
     ceiling_share: float | None = None
     peak_mib: float | None = None
     launches: float | None = None
@@ -220,7 +220,7 @@ class SpeedUnit:
     depend on it."""
 
     unit: str = ""
-    ipc: Count | None = None
+    ipc: Annotated[int, Meta(ge=1)] | None = None
     label: str
     flops: float | None = None
     ratio: float | None = None
