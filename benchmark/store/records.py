@@ -32,8 +32,16 @@ def from_json(value: Any, kind: type[T]) -> T:
 
 
 def as_json(record: Any) -> Any:
-    """The JSON of a record."""
-    return msgspec.to_builtins(record)
+    """The JSON of a record. Raises TypeError for what is none, in a note say."""
+    return msgspec.to_builtins(record, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A text or number of a derived type, such as numpy's floats and torch's version, as JSON has it."""
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 # result.json

@@ -89,9 +89,9 @@ def canonical_json(value: Any) -> str:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with the checksum that tells a measured digit from a flipped one once it is read."""
+    """A JSON object, as it is read again, with the checksum that tells a measured digit from a flipped one then."""
     as_read = json.loads(json.dumps(value, allow_nan=False))
-    return {**value, CHECKSUM: json_checksum(as_read)}
+    return as_read | {CHECKSUM: json_checksum(as_read)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import os
 import threading
 import warnings
 
+import numpy as np
 import pytest
+import torch
 
 from benchmark.store.cells import RESULT_FORMAT, Evaluation
 from benchmark.store.folder import Store, holds, same_training
@@ -239,6 +241,15 @@ def test_what_other_versions_wrote_is_read(store, job):
     assert (found.condensation.seconds, found.condensation.pruning, found.method) == (1.0, None, None)
     assert found.evaluations[0].recipe["warm_up"] == 5
     assert store.missing_evaluations(job) == job.evaluations, "another recipe is another training"
+
+
+def test_notes_are_json_or_refused(job):
+    noted = dataclasses.replace(
+        result_of(job).condensation, notes={"score": np.float64(0.5), "torch": torch.__version__}
+    )
+    assert as_json(noted)["notes"] == {"score": 0.5, "torch": str(torch.__version__)}
+    with pytest.raises(TypeError):
+        as_json(dataclasses.replace(noted, notes={"object": object()}))
 
 
 def test_a_record_is_its_json(job):
