@@ -46,6 +46,7 @@ from benchmark.containers.budget import Budget
 from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec
+from benchmark.store.records import Pruning
 from benchmark.system.errors import BudgetError
 from benchmark.training.recipes import unified
 from benchmark.training.row_adam import RowAdam
@@ -230,12 +231,15 @@ class HMN(Method):
         if start > final:
             container.keep_(self.kept(container, pool, run, scores))
         task.budget.check(container.num_floats)
+        run.pruning = replace(
+            run.pruning or Pruning(),
+            gipc=final,
+            gipc_over=start,
+            pruned_per_class=start - final,
+            split=self.hyper.split,
+            beta_scored_on=len(fitting.validation) if searching else 0,
+        )
         for name, value in {
-            "gipc": final,
-            "gipc_over": start,
-            "pruned_per_class": start - final,
-            "split": self.hyper.split,
-            "beta_scored_on": len(fitting.validation) if searching else 0,
             "train_images_of_smallest_class": pool.smallest_class,
             "warm_start": {"steps_per_image": self.hyper.warm_start, "lr": self.hyper.warm_lr, "target": "real images"},
             "initialisation": "memories N(0,1), layers uniform within 1/sqrt(fan in)",
@@ -265,10 +269,12 @@ class HMN(Method):
             beta = best_beta(scores)
         else:
             scores, beta = {}, round(float(self.hyper.beta) * TENTHS)
-        run.note("beta", beta / TENTHS)
-        run.note("beta_scores", {str(tenths / TENTHS): accuracies for tenths, accuracies in scores.items()})
-        run.note("trainings_for_aum", trainings)
-        run.note("trainings_for_beta", sum(len(accuracies) for accuracies in scores.values()))
+        run.pruning = Pruning(
+            beta=beta / TENTHS,
+            beta_scores={str(tenths / TENTHS): tuple(accuracies) for tenths, accuracies in scores.items()},
+            trainings_for_aum=trainings,
+            trainings_for_beta=sum(len(accuracies) for accuracies in scores.values()),
+        )
         return double_end(aum_KG, container.per_class - self.final(task), beta)
 
     def final(self, task: Task) -> int:

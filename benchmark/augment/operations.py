@@ -5,11 +5,12 @@ u is always uniform in [0, 1), one row per image. A size is (rows, columns) in p
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from math import pi
 
 import torch
 from torch import Tensor
+
+from benchmark.system.wording import nearest
 
 BRIGHTNESS = 1.0
 SATURATION = 2.0
@@ -132,8 +133,7 @@ def parse(strategy: str) -> tuple[str, ...]:
     names = () if strategy in ("", "none") else tuple(strategy.split("_"))
     for name in names:
         if name not in NAMES:
-            near = get_close_matches(name, NAMES, cutoff=0.4) or NAMES
-            raise ValueError(f"unknown augmentation {name!r} in {strategy!r}; nearest: {', '.join(near)}")
+            raise ValueError(f"unknown augmentation {name!r} in {strategy!r}{nearest(name, NAMES)}")
     if len(set(names)) < len(names):
         raise ValueError(f"an augmentation is listed twice in {strategy!r}")
     return names

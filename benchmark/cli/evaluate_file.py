@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,23 @@ from benchmark.grid import registry
 from benchmark.grid.plan import Grid
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import Store
+from benchmark.store.records import EvaluationResult, as_json
 from benchmark.system.files import write_json
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe, unified
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluation of one set of a file."""
+
+    set: str
+    schedule: str
+    evaluation: EvaluationResult
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept: the evaluation's fields beside the name of the set."""
+        return {"set": self.set, "schedule": self.schedule} | as_json(self.evaluation)
 
 
 def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Dataset) -> Recipe:
@@ -40,12 +55,12 @@ def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Datas
 
 def score_file(
     path: Path, grid: Grid, dataset: Dataset, runtime: Runtime, store: Store, display: Display
-) -> list[dict[str, Any]]:
-    """Score every set in a file; returns what is kept in evaluated/<name>-<digest>.json, an entry a set and recipe."""
+) -> list[Score]:
+    """Score every set in a file; returns what is kept in evaluated/<name>-<digest>.json, a score a set and recipe."""
     schedule = grid.schedule_of(dataset.spec)
     nets = grid.nets or (10 if schedule.name == "paper" else 3)
     sets = read_sets(path, dataset)
-    identity, entries = digest(path), []
+    identity, scores = digest(path), []
     for condensed in sets:
         for protocol in grid.protocols:
             recipe = recipe_of(protocol, condensed, grid, dataset)
@@ -53,25 +68,26 @@ def score_file(
                 progress = display.start(f"{condensed.name} on {dataset.spec.name}, {protocol}, {network}")
                 wanted = Evaluation(protocol, network, nets, recipe, schedule.factor)
                 run = Run(progress=progress.step)
-                entry = evaluate(
+                evaluated = evaluate(
                     wanted, condensed.data, dataset, runtime, run, f"{identity} {condensed.name}", condensed.learned_lr
                 )
-                entries.append({"set": condensed.name, "schedule": schedule.name} | entry)
+                scores.append(Score(condensed.name, schedule.name, evaluated))
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:60]
     folder = store.root / "evaluated"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{stem}-{identity}.json", {"file": path.name, "dataset": dataset.spec.name, "scores": entries})
-    return entries
+    kept = {"file": path.name, "dataset": dataset.spec.name, "scores": [score.as_json() for score in scores]}
+    write_json(folder / f"{stem}-{identity}.json", kept)
+    return scores
 
 
-def print_scores(entries: list[dict[str, Any]], console: Console) -> None:
-    """Mean and standard deviation over the networks of every entry, in percent."""
+def print_scores(scores: list[Score], console: Console) -> None:
+    """Mean and standard deviation over the networks of every score, in percent."""
     table = Table("set", "protocol", "network", "schedule", "images", "steps", "nets", "accuracy %", box=None)
-    for entry in entries:
-        scores = [100 * accuracy for accuracy in entry["accuracies"]]
-        spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    for score in scores:
+        entry, percent = score.evaluation, [100 * accuracy for accuracy in score.evaluation.accuracies]
+        spread = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
         table.add_row(
-            escape(entry["set"]), entry["protocol"], entry["network"], entry["schedule"], str(entry["images"]),
-            str(entry["steps"]), str(len(scores)), f"{statistics.mean(scores):.2f}{spread}",
+            escape(score.set), entry.protocol, entry.network, score.schedule, str(entry.images), str(entry.steps),
+            str(len(percent)), f"{statistics.mean(percent):.2f}{spread}",
         )  # fmt: skip
     console.print(table)

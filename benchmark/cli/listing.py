@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmark import data, networks
 from benchmark.grid import registry
 from benchmark.grid.plan import Entry
+from benchmark.system.wording import duration
 
 
 def print_list(console: Console) -> None:
@@ -28,12 +29,6 @@ def print_list(console: Console) -> None:
     for table in (methods, datasets, nets):
         console.print(table)
         console.print()
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def print_plan(entries: Sequence[Entry], place: str, processes: int, gpu: bool, console: Console) -> None:

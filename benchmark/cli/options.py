@@ -18,6 +18,7 @@ from benchmark.data import DataError
 from benchmark.grid import registry
 from benchmark.grid.plan import OBJECTIVE, Grid, parse_overrides
 from benchmark.system.runtime import Precision
+from benchmark.system.wording import nearest
 
 LARGEST = 100_000
 """Of --ipc, --seeds, --nets and --workers: what is beyond it was not meant, and its plan would fill the memory."""
@@ -122,7 +123,7 @@ def from_toml(path: Path) -> list[str]:
     for name, value in values.items():
         key = name.replace("-", "_")
         if key not in defaults:
-            raise UsageError(f"--config {path}: no option {name!r}{registry.nearest(key, defaults)}")
+            raise UsageError(f"--config {path}: no option {name!r}{nearest(key, defaults)}")
         own = as_arguments(key, value)
         try:
             with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
@@ -155,7 +156,7 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
                 raise ValueError(f"--{option} needs at least one value")
         for name in options.networks:
             if name not in networks.NAMES:
-                raise ValueError(f"unknown network {name!r}{registry.nearest(name, networks.NAMES)}")
+                raise ValueError(f"unknown network {name!r}{nearest(name, networks.NAMES)}")
         chosen = registry.expand(options.methods)
         overrides = parse_overrides(options.set)
         objectives = {name: str(values[OBJECTIVE]) for name, values in overrides.items() if OBJECTIVE in values}

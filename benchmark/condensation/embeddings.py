@@ -6,16 +6,13 @@ kept in the cache folder and shared by the cells that need it.
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from benchmark import networks
 from benchmark.condensation.run import Run
 from benchmark.condensation.task import Task
-from benchmark.system import checkpoint, locks
+from benchmark.system import cache
 from benchmark.system.runtime import derive_seed
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, TrainingSet
@@ -24,17 +21,18 @@ from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, Traini
 def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
     """Embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` unified steps."""
     purpose = ("features", task.spec.name, task.train.fingerprint, task.seed, steps, task.runtime.precision)
-    seed = derive_seed(*purpose)
     network = networks.build("convnet", task.spec.image_shape, task.classes)
-    ensemble = Ensemble(network, [seed], task.runtime)
-    state = {"parameters": ParameterState(ensemble)}
-    header = {"purpose": list(purpose)}
-    path = task.cache / "features" / f"{task.device.type}-{seed:016x}.safetensors" if task.cache else None
-    with locks.turn(task.cache, f"features-{seed:016x}", run.should_stop):
-        if not (path and _restored(path, header, state)):
-            _train(ensemble, task, run, steps)
-            if path:
-                _keep(path, header, state)
+    ensemble = Ensemble(network, [derive_seed(*purpose)], task.runtime)
+
+    def make() -> dict[str, Tensor]:
+        _train(ensemble, task, run, steps)
+        return ensemble.parameters
+
+    places = (task.cache,) if task.cache else ()
+    on_device = [*purpose, task.device.type]  # generators of devices differ
+    name = f"features/{cache.name_for(task.spec.name, on_device)}"
+    for part, tensor in cache.get_or_make(places, name, on_device, make, run.should_stop).items():
+        ensemble.parameters[part].copy_(tensor)
     return embed(ensemble, task)
 
 
@@ -43,39 +41,6 @@ def _train(ensemble: Ensemble, task: Task, run: Run, steps: int) -> None:
     training = Training(ensemble, data, Recipe(steps=steps), task.strategy)
     for step in run.loop("features", steps, training=training):
         run.log(loss=training.step(step).mean())
-
-
-def _keep(path: Path, header: dict[str, list], state: checkpoint.State) -> None:
-    try:
-        checkpoint.save_state(path, state, header)
-    except OSError as error:
-        warnings.warn(f"cannot keep the feature network in {path}: {error}", stacklevel=2)
-
-
-def _restored(path: Path, header: dict[str, list], state: checkpoint.State) -> bool:
-    """Whether `path` held the wanted network, which then fills `state`."""
-    if checkpoint.read_header(path) != header:
-        return False
-    try:
-        checkpoint.load_state(path, state)
-    except checkpoint.CheckpointError as error:
-        warnings.warn(f"{error}; it is trained again", stacklevel=2)
-        return False
-    return True
-
-
-class ParameterState:
-    """The parameters of an ensemble, without its generators, as a state to save."""
-
-    def __init__(self, ensemble: Ensemble) -> None:
-        self.ensemble = ensemble
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.ensemble.parameters
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self.ensemble.parameters.items():
-            parameter.copy_(state[name])
 
 
 @torch.no_grad()

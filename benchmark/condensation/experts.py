@@ -9,27 +9,21 @@ experts are added to those there are, and one that is too short is trained on fr
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import re
 import tempfile
-import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from benchmark import networks
 from benchmark.condensation.run import Run
 from benchmark.condensation.task import PIXELS_AT_ONCE, Task
 from benchmark.data import DatasetSpec
-from benchmark.system import locks
-from benchmark.system.files import canonical_json
+from benchmark.system import cache, locks
+from benchmark.system.files import DamagedFile, canonical_json
 from benchmark.system.runtime import derive_seed
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet
@@ -66,10 +60,6 @@ class ExpertTrajectories:
     def images(self, spec: DatasetSpec) -> float:
         """Images that training them sees, as if no other cell had trained them (500 a class if unknown)."""
         return float(self.count * self.recipe.epochs * (spec.train_images or 500 * spec.classes))
-
-
-class Damaged(ValueError):
-    """A stored expert that is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -124,24 +114,16 @@ class ExpertTrainer:
             "device": task.device.type,  # their generators differ
         })  # fmt: skip
         self.temporary = None if task.cache else tempfile.TemporaryDirectory(prefix="experts-")
-        readable = re.sub(r"[^\w-]+", "-", task.spec.name)[-40:]
-        key = hashlib.sha256(self.purpose.encode()).hexdigest()[:16]
         root = task.cache / "experts" if task.cache else Path(self.temporary.name)
-        self.folder = root / f"{readable}-{key}"
+        self.folder = root / cache.name_for(task.spec.name, self.purpose)
 
     def path(self, expert: int) -> Path:
         return self.folder / f"expert-{expert:03d}.safetensors"
 
     def epochs_stored(self, expert: int) -> int:
         """Epochs that the expert's file holds; -1 where there is none or it is damaged."""
-        path = self.path(expert)
-        if not path.exists():
-            return -1
-        try:
-            return len(self._load(path)[0]) - 1
-        except (Damaged, SafetensorError, OSError, KeyError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}); this expert is trained again", stacklevel=3)
-            return -1
+        stored = cache.load(self.path(expert), self.purpose)
+        return -1 if stored is None else len(stored["weights"]) - 1
 
     def groups(self, wanted: list[int], found: list[int]) -> list[list[int]]:
         """Experts to be trained together: as many as memory allows that start at the same epoch. Always neighbours, so
@@ -177,45 +159,22 @@ class ExpertTrainer:
             if not rest:
                 snapshots_EtP[:, epoch] = flat_members(ensemble)
         for expert, weights_tP, generator in zip(group, snapshots_EtP, ensemble.generators, strict=True):
-            self._store(self.path(expert), weights_tP.contiguous(), generator)
+            cache.keep(self.path(expert), self.purpose, {"weights": weights_tP, "generator": generator.get_state()})
 
     def _go_on(self, ensemble: Ensemble, group: list[int], begin: int, snapshots_EtP: Tensor) -> None:
         """Bring the ensemble to where the stored experts end. The optimiser has no state and the order is drawn anew at
         an epoch's start, so weights and generators are everything."""
         for row, (expert, generator) in enumerate(zip(group, ensemble.generators, strict=True)):
-            weights_tP, state = self._load(self.path(expert))
-            snapshots_EtP[row, : begin + 1] = weights_tP[: begin + 1]
-            generator.set_state(state)
+            stored = cache.load(self.path(expert), self.purpose)
+            if stored is None:
+                raise DamagedFile(f"{self.path(expert)} was whole a moment ago; give the same command again")
+            snapshots_EtP[row, : begin + 1] = stored["weights"][: begin + 1]
+            generator.set_state(stored["generator"])
         sizes = [p[0].numel() for p in ensemble.parameters.values()]
         for parameter, part in zip(ensemble.parameters.values(), snapshots_EtP[:, begin].split(sizes, 1), strict=True):
             parameter.copy_(part.view_as(parameter))
-
-    def _load(self, path: Path) -> tuple[Tensor, Tensor]:
-        """(weights [epochs + 1, P], state of the generator after the last epoch). Raises Damaged for other contents."""
-        with safe_open(path, "pt") as file:
-            metadata, weights_tP, state = file.metadata(), file.get_tensor("weights"), file.get_tensor("generator")
-        if not metadata or metadata["purpose"] != self.purpose:
-            raise Damaged("it was made for something else")
-        if int(metadata["checksum"]) != checksum(weights_tP, state):
-            raise Damaged("its contents do not match their checksum")
-        return weights_tP, state
-
-    def _store(self, path: Path, weights_tP: Tensor, generator: torch.Generator) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-        state = generator.get_state()
-        metadata = {"purpose": self.purpose, "checksum": str(checksum(weights_tP, state))}
-        try:
-            save_file({"weights": weights_tP, "generator": state}, unfinished, metadata)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def flat_members(ensemble: Ensemble) -> Tensor:
     """Flat weights [E, P] of every member on the CPU, a copy."""
     return torch.cat([p.detach().flatten(1) for p in ensemble.parameters.values()], 1).cpu()
-
-
-def checksum(weights_tP: Tensor, state: Tensor) -> int:
-    return zlib.crc32(state.numpy(), zlib.crc32(weights_tP.numpy()))

@@ -39,11 +39,6 @@ def margins(logits_NK: Tensor, labels_N: Tensor, space: MarginSpace = "logits") 
     return scores.gather(1, own)[:, 0] - others.amax(1)
 
 
-def area_under_margin(logits_TNK: Tensor, labels_N: Tensor, space: MarginSpace = "logits") -> Tensor:
-    """Mean of `margins` over T logged moments, [N]."""
-    return torch.stack([margins(logits, labels_N, space) for logits in logits_TNK]).mean(0)
-
-
 def double_end(aum_KG: Tensor, drop: int, tenths: int) -> Tensor:
     """Ascending positions [K, G - drop] of the images to keep in every class.
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.store.records import Pruning
 from benchmark.system import checkpoint
 from benchmark.system.errors import NotFinite, Stopped
 from benchmark.system.files import write_atomically
@@ -62,6 +63,8 @@ class Run:
         """Steps taken and seconds of every finished phase, by name; both include earlier attempts that were resumed."""
         self.train_images: int | None = None
         """Training images that the container was condensed from; None where that is all of them."""
+        self.pruning: Pruning | None = None
+        """How images of the container were dropped, where they were."""
         self._next = 0
         self._pending: dict[str, list[Tensor]] = {}
 
@@ -175,6 +178,7 @@ class Prefixed:
         self.run, self.prefix = run, prefix
         self.log, self.note, self.skip_to, self.should_stop = run.log, run.note, run.skip_to, run.should_stop
         self.train_images: int | None = None
+        self.pruning: Pruning | None = None
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         return self.run.loop(self.prefix + phase, steps, **state)

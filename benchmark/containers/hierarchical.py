@@ -4,9 +4,9 @@
 
 m^D is shared by the whole data set, m^C_c by the images of a class, m^I_c,i belongs to one image; f_c is a 1x1
 convolution of each class, Dec one stack of transposed convolutions for all images. What an image costs is its own
-m^I only, so images can be dropped (`keep_`), added (`add_`) and exported (`instance`) without touching the others. All
-classes always hold equally many: what is dropped or added is dropped or added once in every class. Shapes and layer
-lists are this suite's choice; those of the paper are not public.
+m^I only, so images can be dropped (`keep_`) without touching the others. All classes always hold equally many: what is
+dropped is dropped once in every class. Shapes and layer lists are this suite's choice; those of the paper are not
+public.
 """
 
 from __future__ import annotations
@@ -106,10 +106,6 @@ class Hierarchical(Container):
         owned += [(p, 1) for p in (self.class_memory, self.extractor_weight, self.extractor_bias)]
         return [(self.dataset_memory, 0), *owned, *((p, 0) for p in self.decoder.parameters())]
 
-    def instance(self, label: int, position: int) -> Tensor:
-        """A copy of what one image alone stores, [n, rows, columns]."""
-        return self.instance_memory.detach()[label, position].clone()
-
     @torch.no_grad()
     def keep_(self, positions_KM: Tensor) -> None:
         """Keep the images at int64 `positions_KM` of every class, in that order, and drop the memories of the others.
@@ -119,22 +115,8 @@ class Hierarchical(Container):
         if positions_KM.ndim != 2 or len(positions_KM) != self.classes:
             raise ValueError(f"keep_ takes as many positions of each of {self.classes} classes: [{self.classes}, M]")
         rows = torch.arange(self.classes, device=positions_KM.device)[:, None]
-        self._replace(self.instance_memory[rows, positions_KM])
-
-    @torch.no_grad()
-    def add_(self, memories_KA: Tensor) -> None:
-        """Append images, given as what `instance` returns, [C, A, n, rows, columns]: A to every class.
-
-        The instance memory becomes a new parameter: build optimisers afterwards. Raises ValueError for other shapes.
-        """
-        one = self.instance_memory.shape[2:]
-        if memories_KA.ndim != 5 or (len(memories_KA), memories_KA.shape[2:]) != (self.classes, one):
-            raise ValueError(f"add_ takes as many memories {tuple(one)} for each of {self.classes} classes")
-        self._replace(torch.cat([self.instance_memory, memories_KA.to(self.instance_memory)], 1))
-
-    def _replace(self, memories: Tensor) -> None:
-        self.instance_memory = nn.Parameter(memories.detach().clone())
-        self.per_class = memories.shape[1]
+        self.instance_memory = nn.Parameter(self.instance_memory[rows, positions_KM].clone())
+        self.per_class = positions_KM.shape[1]
 
 
 def centre_crop(images_NCHW: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,6 +1,5 @@
 """The list of data sets: from a name on the command line to a spec or to loaded data."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from benchmark.data import digits, folder, tiny_imagenet, vision
 from benchmark.data.dataset import Dataset, DatasetSpec
 from benchmark.data.files import DataError
+from benchmark.system.wording import close_names
 
 FOLDER_PREFIX = "folder:"
 
@@ -77,7 +77,7 @@ def _entry(name: str) -> _Entry:
         path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser().resolve()
         return _Entry(lambda data_dir: folder.spec(path), lambda data_dir, download: folder.load(path))
     if name not in _CATALOG:
-        near = difflib.get_close_matches(name.lower(), _CATALOG, n=3, cutoff=0.5)
+        near = close_names(name, _CATALOG)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
             f"Unknown data set {name!r}. {hint}Known: {', '.join(_CATALOG)}, and folder:PATH for "

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from benchmark.data import cache, files
+from benchmark.data import files
 from benchmark.data.dataset import Dataset, DatasetSpec, assemble
 from benchmark.data.images import decode
+from benchmark.system import cache
+from benchmark.system.paths import cache_folder
 
 TITLE = "Tiny-ImageNet"
 FOLDER = "tiny-imagenet-200"
@@ -50,21 +53,15 @@ def spec(data_dir: Path) -> DatasetSpec:
 def load(data_dir: Path, download: bool) -> Dataset:
     """Read the tree below `data_dir`, from its cache if the tree has not changed since it was decoded.
 
-    The cache, `tiny-imagenet-200.safetensors` (1.4 GB), lies beside the tree. Raises DataError for files that
-    are missing or damaged.
+    The cache, `tiny-imagenet-200.safetensors` (1.4 GB), lies beside the tree, or in the user's cache folder where that
+    cannot be written. Raises DataError for files that are missing or damaged.
     """
     root = data_dir / FOLDER
     if not (root / "wnids.txt").is_file():
         _fetch(data_dir, download)
     tree = _list(root)
     spec = _spec(len(tree.wnids))
-    tensors = cache.load(FOLDER, tree.key, beside=data_dir)
-    if tensors is None:
-        tensors = {}
-        for part, items in {"train": tree.train, "test": tree.test}.items():
-            tensors[f"{part}_images"] = decode([path for path, _ in items], *spec.image_shape, title=TITLE)
-            tensors[f"{part}_labels"] = torch.tensor([label for _, label in items], dtype=torch.int64)
-        cache.store(FOLDER, tree.key, data_dir, tensors)
+    tensors = cache.get_or_make((data_dir, cache_folder()), FOLDER, tree.key, lambda: _decode(tree, spec))
     return assemble(
         spec,
         (tensors["train_images"], tensors["train_labels"]),
@@ -73,6 +70,15 @@ def load(data_dir: Path, download: bool) -> Dataset:
         where=root,
         normalisation=(MEAN, STD),
     )
+
+
+def _decode(tree: _Tree, spec: DatasetSpec) -> dict[str, Tensor]:
+    """All images and labels: 110,000 JPEG files, which are decoded once and not at every start."""
+    tensors = {}
+    for part, items in {"train": tree.train, "test": tree.test}.items():
+        tensors[f"{part}_images"] = decode([path for path, _ in items], *spec.image_shape, title=TITLE)
+        tensors[f"{part}_labels"] = torch.tensor([label for _, label in items], dtype=torch.int64)
+    return tensors
 
 
 def _spec(classes: int) -> DatasetSpec:

@@ -5,19 +5,15 @@ key, so the two can never be mixed up.
 """
 
 import hashlib
-import os
-import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from benchmark.system import cache
 
 KIND = "A"
 EPS = 0.1
@@ -78,46 +74,13 @@ def cached(
 ) -> ZCA:
     """The whitening of a training split, on the CPU: from `cache_dir`, or fitted and kept there.
 
-    `images_fn()` is called only to fit; it returns what `fit` takes. The key is (dataset, kind, eps,
-    split_fingerprint). The file appears by atomic rename. A damaged one is
-    named in a warning and redone.
+    `images_fn()` is called only to fit; it returns what `fit` takes. The purpose is (dataset, kind, eps,
+    split_fingerprint); see `benchmark.system.cache` for the rest.
     """
-    path = Path(cache_dir) / _file_name(split_fingerprint, dataset, eps)
-    if path.exists():
-        try:
-            return _load(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}); the whitening is computed again", stacklevel=2)
-    zca = fit(images_fn(), eps).to("cpu")
-    _store(zca, path)
-    return zca
 
+    def make() -> dict[str, Tensor]:
+        zca = fit(images_fn(), eps).to("cpu")
+        return {name: getattr(zca, name) for name in _TENSORS}
 
-def _file_name(split_fingerprint: str, dataset: str, eps: float) -> str:
-    parts = "|".join([dataset, KIND, repr(float(eps)), split_fingerprint])
-    key = hashlib.sha256(parts.encode()).hexdigest()[:16]
-    # The readable part is for people looking into the folder; the hash decides.
-    readable = re.sub(r"[^\w-]+", "-", dataset)[:40]
-    return f"zca-{readable}-{KIND}-{key}.safetensors"
-
-
-def _load(path: Path) -> ZCA:
-    with safe_open(path, "pt") as file:
-        if not set(_TENSORS) <= set(file.keys()):
-            raise ValueError(f"holds {sorted(file.keys())}")
-        metadata = file.metadata() or {}
-        zca = ZCA(**{name: file.get_tensor(name) for name in _TENSORS}, kind=metadata.get("kind", ""))
-    if zca.digest != metadata.get("digest"):
-        raise ValueError("its contents do not match their digest")
-    return zca
-
-
-def _store(zca: ZCA, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        tensors = {name: getattr(zca, name).contiguous() for name in _TENSORS}
-        save_file(tensors, unfinished, metadata={"kind": zca.kind, "digest": zca.digest})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    purpose = ["zca", dataset, KIND, float(eps), split_fingerprint]
+    return ZCA(**cache.get_or_make((cache_dir,), cache.name_for(f"zca-{dataset}", purpose), purpose, make), kind=KIND)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import datetime
 import errno
 import traceback
-from typing import Any
 
 import torch
 
 from benchmark.grid import registry
 from benchmark.store.cells import Cell
+from benchmark.store.records import Failure
 from benchmark.system.errors import CellError
+from benchmark.system.files import FULL
 
 MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 """What allocators say, in lower case: torch raises one RuntimeError for all sorts of things."""
-FULL = "No space left on device"
-"""What safetensors says of a full disk in an error of its own."""
 CANONICAL_IPC = (50, 10, 1)
 
 
@@ -53,15 +52,15 @@ def failure_reason(cell: Cell, error: BaseException) -> str:
     return f"{failure_word(error)}: {failure_message(cell, error)}"
 
 
-def describe_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
+def describe_failure(cell: Cell, error: BaseException) -> Failure:
     """What failure.json keeps."""
-    return {
-        "cell": cell.config(),
-        "error": failure_word(error),
-        "message": failure_message(cell, error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "time": now(),
-    }
+    return Failure(
+        cell=cell.config(),
+        error=failure_word(error),
+        message=failure_message(cell, error),
+        traceback="".join(traceback.format_exception(error)),
+        time=now(),
+    )
 
 
 def less_memory(cell: Cell) -> str:

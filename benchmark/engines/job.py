@@ -14,18 +14,31 @@ from typing import Any
 import torch
 
 from benchmark import __version__
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Progress, Run, append_log
 from benchmark.condensation.task import Task
+from benchmark.containers import Container
 from benchmark.data import Dataset
 from benchmark.engines.failures import describe_failure, now
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.grid import registry
-from benchmark.store.cells import Cell, Job
+from benchmark.store.cells import RESULT_FORMAT, Cell, Job
 from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.store.folder import Store
 from benchmark.store.preview import write_preview
+from benchmark.store.records import (
+    Condensation,
+    DatasetCard,
+    Environment,
+    EvaluationResult,
+    MethodCard,
+    Origin,
+    Phase,
+    Result,
+    as_json,
+    from_json,
+)
 from benchmark.system.errors import NotFinite, Stopped
-from benchmark.system.files import is_number
 from benchmark.system.locks import Claimed, claim
 from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.training.training_set import training_set
@@ -60,7 +73,7 @@ class Worker:
     progress: Progress = lambda *_: None
     should_stop: Callable[[], bool] = lambda: False
 
-    def run(self, job: Job, dataset: Dataset) -> dict[str, Any]:
+    def run(self, job: Job, dataset: Dataset) -> Result:
         """Do what is missing of a job and store its result. `dataset` lies on the runtime's device.
 
         Raises what the cell raised, after recording it as the cell's failure, `Stopped` when asked to stop, and
@@ -89,12 +102,12 @@ class Worker:
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             self._condense(job, dataset)
 
-    def score(self, job: Job, dataset: Dataset) -> list[dict[str, Any]]:
+    def score(self, job: Job, dataset: Dataset) -> list[EvaluationResult]:
         """Do the job's evaluations that its stored result does not hold; returns them. The condensed set is there."""
         with self._recorded(job.cell):
             return self._score(job, dataset, self._stored(job, dataset))
 
-    def conclude(self, job: Job, dataset: Dataset, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def conclude(self, job: Job, dataset: Dataset, entries: Sequence[EvaluationResult]) -> Result:
         """Store the job's result: what is stored already, and the evaluations `entries`."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             self._conclude(job, dataset, self._stored(job, dataset), entries)
@@ -128,12 +141,12 @@ class Worker:
         write_preview(run.directory / "preview.png", artifact.container, dataset.train)
         return artifact
 
-    def _score(self, job: Job, dataset: Dataset, artifact: Artifact) -> list[dict[str, Any]]:
+    def _score(self, job: Job, dataset: Dataset, artifact: Artifact) -> list[EvaluationResult]:
         """Each evaluation keeps its log and its state in a folder of its own, so that several can be under way."""
         cell, stored = job.cell, self.store.result(job.cell)
-        done = list(stored["evaluations"]) if stored else []
+        done = stored.evaluations if stored else ()
         data, learned_lr = training_set(artifact.container, dataset.train), artifact.container.learned_lr
-        entries: list[dict[str, Any]] = []
+        entries: list[EvaluationResult] = []
         for evaluation in self.store.missing_evaluations(job):
             with claim(self.store.claim(cell, evaluation)):
                 run = self._run(self.store.evaluating(cell, evaluation), cell)
@@ -141,29 +154,23 @@ class Worker:
                 entries.append(evaluate(evaluation, *args))
         return entries
 
-    def _conclude(self, job: Job, dataset: Dataset, artifact: Artifact, entries: Sequence[dict[str, Any]]) -> None:
-        cell, stored, origin = job.cell, self.store.result(job.cell), artifact.card["origin"]
-        method, done = registry.get(cell.method), list(stored["evaluations"]) if stored else []
+    def _conclude(self, job: Job, dataset: Dataset, artifact: Artifact, entries: Sequence[EvaluationResult]) -> None:
+        cell, stored, origin = job.cell, self.store.result(job.cell), from_json(artifact.card["origin"], Origin)
+        done = list(stored.evaluations) if stored else []
         names = [evaluation.name for evaluation in job.evaluations]
-        for entry in sorted(entries, key=lambda entry: names.index(f"{entry['protocol']}-{entry['network']}")):
+        for entry in sorted(entries, key=lambda entry: names.index(entry.name)):
             done = [other for other in done if not replaces(entry, other)] + [entry]
-        result = {
-            "format": cell.config()["format"],
-            "key": cell.key,
-            "cell": cell.config(),
-            "method": {
-                "title": method.title,
-                "paper": method.paper,
-                "category": method.category,
-                "disclosure": method.disclosure,
-                "container": method.container_row,
-            },
-            "dataset": describe_dataset(dataset),
-            "condensation": origin["condensation"],
-            "evaluations": done,
-            "environment": origin["environment"],
-            "finished": now(),
-        }
+        result = Result(
+            format=RESULT_FORMAT,
+            key=cell.key,
+            cell=cell.config(),
+            method=describe_method(registry.get(cell.method)),
+            dataset=describe_dataset(dataset),
+            condensation=origin.condensation,
+            evaluations=tuple(done),
+            environment=origin.environment,
+            finished=now(),
+        )
         for evaluation in job.evaluations:
             append_log(self.store.evaluating(cell, evaluation), self.store.directory(cell))
         self.store.finish(cell, result)
@@ -179,10 +186,10 @@ class Worker:
         if path.exists():
             try:
                 artifact = load_artifact(path, dataset, self.runtime.device)
-                if is_from(artifact.card["origin"], cell):
+                if from_json(artifact.card["origin"], Origin).key == cell.key:
                     return artifact
                 reason = f"{path} belongs to another cell"
-            except (ArtifactError, KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 reason = str(error) if isinstance(error, ArtifactError) else f"{path} does not say where it is from"
             warnings.warn(f"{reason}; condensed again", stacklevel=2)
         method = registry.build(cell)
@@ -194,20 +201,10 @@ class Worker:
         task.budget.check(container.num_floats)
         if not all(torch.isfinite(value).all() for value in container.state_dict().values()):
             raise NotFinite("the condensed set holds values that are not finite")
-        origin = {
-            "key": cell.key,
-            "cell": cell.config(),
-            "condensation": describe_condensation(container, task, run, self.runtime),
-            "environment": describe_environment(self.runtime),
-        }
-        save_artifact(path, container, dataset, origin)
+        condensation = describe_condensation(container, task, run, self.runtime)
+        origin = Origin(cell.key, cell.config(), condensation, describe_environment(self.runtime))
+        save_artifact(path, container, dataset, as_json(origin))
         return load_artifact(path, dataset, self.runtime.device)
-
-
-def is_from(origin: dict[str, Any], cell: Cell) -> bool:
-    """Whether a condensed set was stored by this cell, with what its result will quote."""
-    whole = all(isinstance(origin[part], dict) for part in ("condensation", "environment"))
-    return whole and origin["key"] == cell.key and is_number(origin["condensation"]["seconds"])
 
 
 def draws_of(cell: Cell) -> str:
@@ -218,49 +215,44 @@ def draws_of(cell: Cell) -> str:
     return cell.key
 
 
-def replaces(entry: dict[str, Any], other: dict[str, Any]) -> bool:
+def replaces(entry: EvaluationResult, other: EvaluationResult) -> bool:
     """Whether an evaluation is the newer one of the same training under the same protocol."""
     names = ("protocol", "network", "recipe", "factor")
-    return all(entry[name] == other[name] for name in names)
+    return all(getattr(entry, name) == getattr(other, name) for name in names)
 
 
-def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime) -> dict[str, Any]:
-    floats, phases = container.num_floats, run.phases
-    return {
-        "container": container.kind,
-        "space": container.space,
-        "steps": phases["condense"]["steps"] if "condense" in phases else 0,
-        "seconds": sum(phase["seconds"] for phase in phases.values()),
-        "phases": dict(phases),
-        "peak_memory_mib": runtime.peak_memory_mib(),
-        "floats": floats,
-        "budget_floats": task.budget.floats,
-        "budget_multiple": task.budget.multiple(floats),
-        "bytes": 4 * floats,
-        "images": container.num_images,
-        "images_per_class": container.num_images / task.classes,
-        "train_images": run.train_images or len(task.train),
-        "learned_lr": container.learned_lr,
-        "notes": run.notes,
-    }
+def describe_condensation(container: Container, task: Task, run: Run, runtime: Runtime) -> Condensation:
+    floats, phases = container.num_floats, {name: Phase(**phase) for name, phase in run.phases.items()}
+    return Condensation(
+        container=container.kind,
+        space=container.space,
+        steps=phases["condense"].steps if "condense" in phases else 0,
+        seconds=sum(phase.seconds for phase in phases.values()),
+        phases=phases,
+        peak_memory_mib=runtime.peak_memory_mib(),
+        floats=floats,
+        budget_floats=task.budget.floats,
+        budget_multiple=task.budget.multiple(floats),
+        bytes=4 * floats,
+        images=container.num_images,
+        images_per_class=container.num_images / task.classes,
+        train_images=run.train_images or len(task.train),
+        learned_lr=container.learned_lr,
+        pruning=run.pruning,
+        notes=run.notes,
+    )
 
 
-def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+def describe_method(method: type[Method]) -> MethodCard:
+    return MethodCard(method.title, method.paper, method.category, method.disclosure, method.container_row)
+
+
+def describe_dataset(dataset: Dataset) -> DatasetCard:
     spec = dataset.spec
-    return {
-        "title": spec.title,
-        "published": spec.published,
-        "classes": spec.classes,
-        "image_shape": list(spec.image_shape),
-        "train_images": len(dataset.train),
-        "test_images": len(dataset.test),
-    }
+    return DatasetCard(
+        spec.title, spec.published, spec.classes, tuple(spec.image_shape), len(dataset.train), len(dataset.test)
+    )
 
 
-def describe_environment(runtime: Runtime) -> dict[str, str]:
-    return {
-        "device": runtime.describe(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "package": __version__,
-    }
+def describe_environment(runtime: Runtime) -> Environment:
+    return Environment(runtime.describe(), torch.__version__, platform.python_version(), __version__)

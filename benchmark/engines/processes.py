@@ -28,6 +28,7 @@ from benchmark.engines.queue import ATTEMPTS, Ledger, Outcome, attempt
 from benchmark.engines.serial import StopSignal
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
+from benchmark.store.records import Result
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Precision, Runtime, cores, set_up
 
@@ -227,7 +228,7 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
     load = partial(data.load, data_dir=settings.data_dir, download=False)
     datasets = OnDevice(load, runtime.device)
 
-    def run(job: Job) -> dict[str, Any]:
+    def run(job: Job) -> Result:
         return worker.run(job, datasets(job.cell.dataset))
 
     while not line.stopping:

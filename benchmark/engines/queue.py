@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from benchmark.engines.failures import describe_failure, failure_reason, less_me
 from benchmark.engines.progress import CellProgress, Display
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
+from benchmark.store.records import Result
 from benchmark.system.errors import CellError, Stopped
 from benchmark.system.locks import Claimed, is_free
+from benchmark.system.wording import duration
 
 ATTEMPTS = 2
 """How often a job whose process died is given to a process."""
@@ -56,14 +59,14 @@ def attempt(job: Job, run: Callable[[], Any]) -> End:
     return "done", given
 
 
-def summarise(result: dict[str, Any]) -> str:
-    """One line for the progress display: accuracy by protocol and network, and seconds."""
+def summarise(result: Result) -> str:
+    """One line for the progress display: accuracy by protocol and network, and how long it took."""
     scores = []
-    for entry in result["evaluations"]:
-        mean = 100 * sum(entry["accuracies"]) / len(entry["accuracies"])
-        scores.append(f"{mean:.1f} % ({entry['protocol']}, {entry['network']}, {len(entry['accuracies'])} nets)")
-    seconds = result["condensation"]["seconds"] + sum(entry["seconds"] for entry in result["evaluations"])
-    return f"{'; '.join(scores)} in {seconds:.0f} s"
+    for entry in result.evaluations:
+        mean = 100 * statistics.fmean(entry.accuracies)
+        scores.append(f"{mean:.1f} % ({entry.protocol}, {entry.network}, {len(entry.accuracies)} nets)")
+    seconds = result.condensation.seconds + sum(entry.seconds for entry in result.evaluations)
+    return f"{'; '.join(scores)} in {duration(seconds)}"
 
 
 class Ledger:

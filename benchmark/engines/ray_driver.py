@@ -36,6 +36,7 @@ from benchmark.grid import registry
 from benchmark.grid.memory import condensing_bytes, scoring_bytes
 from benchmark.store.cells import Evaluation, Job
 from benchmark.store.folder import RESULT, Store
+from benchmark.store.records import EvaluationResult
 from benchmark.system.errors import first_line
 from benchmark.system.files import canonical_json, write_atomically
 from benchmark.system.locks import LOOK_SECONDS, Claimed, claim
@@ -88,7 +89,7 @@ class Work:
     """None until one of its tasks runs."""
     parts: int = 0
     """Its tasks that have not ended."""
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[EvaluationResult] = field(default_factory=list)
     """The evaluations that its tasks gave."""
     end: End | None = None
     """The first end of a task that was not done."""

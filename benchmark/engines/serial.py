@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmark.data import Dataset
 from benchmark.engines.job import OnDevice, Worker
@@ -16,6 +15,7 @@ from benchmark.engines.progress import CellProgress, Display
 from benchmark.engines.queue import Ledger, Outcome, attempt
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
+from benchmark.store.records import Result
 from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Runtime
 
@@ -58,7 +58,7 @@ def run_jobs(
     ledger = Ledger(jobs, store, display)
     datasets = OnDevice(load, runtime.device)
 
-    def run(job: Job, progress: CellProgress) -> dict[str, Any]:
+    def run(job: Job, progress: CellProgress) -> Result:
         return Worker(store, runtime, cache, progress.step, stop).run(job, datasets(job.cell.dataset))
 
     with stop.installed():

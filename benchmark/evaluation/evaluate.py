@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from benchmark import networks
 from benchmark.augment.dsa import strategy_for
@@ -16,7 +15,9 @@ from benchmark.data import Dataset, DatasetSpec
 from benchmark.evaluation.footprint import trained_at_once
 from benchmark.store.cells import Evaluation
 from benchmark.store.folder import same_training
+from benchmark.store.records import EvaluationResult
 from benchmark.system.runtime import Runtime, derive_seed
+from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies
 from benchmark.training.training_set import CondensedImages
 
@@ -29,8 +30,8 @@ def evaluate(
     run: Run,
     key: str,
     learned_lr: float | None = None,
-    done: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
+    done: Sequence[EvaluationResult] = (),
+) -> EvaluationResult:
     """Train on `data` and score what `done` does not hold yet; returns the evaluation as the store keeps it.
 
     Network i is seeded by (key, architecture, i) alone: more networks are more of the same run, and two protocols with
@@ -38,26 +39,40 @@ def evaluate(
     """
     length = data.epoch_length(evaluation.recipe)
     recipe = evaluation.recipe.scaled(evaluation.factor, length)
-    entry = {
-        "protocol": evaluation.protocol,
-        "network": evaluation.network,
-        "recipe": dataclasses.asdict(evaluation.recipe),
-        "factor": evaluation.factor,
-        "steps": recipe.total_steps(length),
-        "epochs": recipe.total_steps(length) / recipe.steps_per_epoch(length),
-        "images": len(data),
-        "accuracies": [],
-        "seconds": 0.0,
-        "peak_memory_mib": None,
-    }
-    known = [other for other in done if same_training(other, evaluation)]
-    if known:
-        most = max(known, key=lambda other: len(other["accuracies"]))
-        entry |= {name: most.get(name) for name in ("accuracies", "seconds", "peak_memory_mib")}
-    missing = range(len(entry["accuracies"]), evaluation.nets)
-    if not missing:
-        return entry
+    same = [other for other in done if same_training(other, evaluation)]
+    most = max(same, key=lambda other: len(other.accuracies), default=None)
+    scores, seconds, peak = (most.accuracies, most.seconds, most.peak_memory_mib) if most else ((), 0.0, None)
+    missing = range(len(scores), evaluation.nets)
+    if missing:
+        added, more, peak = _train(evaluation, missing, recipe, data, dataset, runtime, run, key, learned_lr)
+        scores, seconds = scores + added, seconds + more
+    return EvaluationResult(
+        protocol=evaluation.protocol,
+        network=evaluation.network,
+        recipe=dataclasses.asdict(evaluation.recipe),
+        factor=evaluation.factor,
+        steps=recipe.total_steps(length),
+        epochs=recipe.total_steps(length) / recipe.steps_per_epoch(length),
+        images=len(data),
+        accuracies=scores,
+        seconds=seconds,
+        peak_memory_mib=peak,
+    )
 
+
+def _train(
+    evaluation: Evaluation,
+    missing: range,
+    recipe: Recipe,
+    data: TrainingSet,
+    dataset: Dataset,
+    runtime: Runtime,
+    run: Run,
+    key: str,
+    learned_lr: float | None,
+) -> tuple[tuple[float, ...], float, float | None]:
+    """Accuracies of the networks of these numbers, in their order, and the seconds and peak memory of it all."""
+    length, scores, seconds = data.epoch_length(evaluation.recipe), (), 0.0
     runtime.reset_peak_memory()
     network = networks.build(evaluation.network, dataset.spec.image_shape, dataset.spec.classes)
     test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)
@@ -69,11 +84,10 @@ def evaluate(
         training = Training(Ensemble(network, seeds, runtime), data, recipe, strategy, learned_lr)
         for step in run.loop(phase, training.total_steps, training=training):
             run.log(loss=training.step(step).mean())
-        entry["accuracies"] = entry["accuracies"] + accuracies(training.ensemble, TrainingSet.real(test))
-        entry["seconds"] += run.phases[phase]["seconds"]
+        scores += tuple(accuracies(training.ensemble, TrainingSet.real(test)))
+        seconds += run.phases[phase]["seconds"]
         del training  # before the next group is there
-    entry["peak_memory_mib"] = runtime.peak_memory_mib()
-    return entry
+    return scores, seconds, runtime.peak_memory_mib()
 
 
 def at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, runtime: Runtime) -> int:

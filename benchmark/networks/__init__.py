@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -16,6 +15,7 @@ from benchmark.networks.densenet import DenseNet121
 from benchmark.networks.initialise import initialise_
 from benchmark.networks.resnet import ResNet18
 from benchmark.networks.vgg import VGG
+from benchmark.system.wording import nearest
 
 __all__ = [
     "MATCHED_COST",
@@ -58,8 +58,7 @@ against 101.5 MFLOP for a 32x32 image)."""
 
 def _entry(name: str) -> _Entry:
     if name not in _NETWORKS:
-        near = get_close_matches(name.lower(), NAMES, n=3, cutoff=0.4) or NAMES
-        raise ValueError(f"unknown network {name!r}; nearest: {', '.join(near)}")
+        raise ValueError(f"unknown network {name!r}{nearest(name, NAMES)}")
     return _NETWORKS[name]
 
 

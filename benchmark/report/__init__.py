@@ -25,7 +25,7 @@ def build(store: Store) -> Path:
     # Drawing libraries take seconds to import; who only imports the report should not wait for them.
     from benchmark.report import page, plots, speed
 
-    records = observations.readable(store.records())
+    records = store.records()
     titles = observations.names(records)
     observed = observations.observations(records)
     lines = rows.aggregate(observed, titles)

@@ -61,7 +61,7 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
         else:
             entries = [accuracy_entry(mine.get(place), best) for place in places]
         rule = bool(lines) and _family(method) != _family(lines[-1].ids["method"])
-        tip = str(titles.methods.get(method, {}).get("paper") or "")
+        tip = titles.method_card(method).paper
         stubs, ids = (titles.method(method, variant),), {"method": method, "variant": variant}
         lines.append(Line(stubs, ids, tuple(entries), notes.mark(method), rule, tip))
     block = {"schedule": schedule, "protocol": protocol, "network": network}

@@ -17,8 +17,7 @@ def container_tables(rows: list[Row], titles: Names) -> list[Table]:
     """One table per schedule, protocol, network and objective under which two containers or more were condensed."""
     found: dict[tuple[str, str, str, str], list[tuple[str, Row]]] = defaultdict(list)
     for row in rows:
-        method = titles.methods.get(row.method, {})  # of any of its results, so that failed and missing cells count
-        container = str(method.get("container") or "")
+        container = titles.method_card(row.method).container  # of any of its results: failed and missing cells count
         objective = objective_of(row.observations[0]) or row.method
         if container and row.ipc:
             published = lookup_container(container, objective, titles.identifier(row.dataset), row.ipc, row.network)

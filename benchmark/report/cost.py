@@ -14,8 +14,8 @@ from benchmark.report.tables import (
     block_text,
     blocks,
     count,
-    duration,
     number_entry,
+    three_digits,
     value_text,
 )
 
@@ -78,12 +78,12 @@ def _entries(row: Row, titles: Names) -> tuple[Entry, ...]:
         number_entry(_bits_per_class(row, titles), _whole_number),
         number_entry(row.mean("images_per_class")),
         number_entry(row.mean("steps")),
-        number_entry(row.mean("seconds"), duration),
+        number_entry(row.mean("seconds"), three_digits),
         number_entry(row.peak(), _whole_number),
         number_entry(row.evaluation_mean("steps")),
         number_entry(row.evaluation_mean("epochs"), _whole_number),
         number_entry(row.evaluation_mean("images")),
-        number_entry(row.evaluation_mean("seconds"), duration),
+        number_entry(row.evaluation_mean("seconds"), three_digits),
         number_entry(row.peak(evaluation=True), _whole_number),
         Entry(row.device) if row.device else Entry(plain="", kind="missing"),
     )
@@ -94,8 +94,8 @@ def _whole_number(value: float) -> str:
 
 
 def _bits_per_class(row: Row, titles: Names) -> float | None:
-    classes, size = titles.datasets.get(row.dataset, {}).get("classes"), row.mean("bytes")
-    return 8 * size / classes if size is not None and isinstance(classes, int) and classes else None
+    classes, size = titles.dataset_card(row.dataset).classes, row.mean("bytes")
+    return 8 * size / classes if size is not None and classes else None
 
 
 def _more_images_than_real(rows: list[Row], titles: Names) -> list[str]:

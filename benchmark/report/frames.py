@@ -50,6 +50,10 @@ NET_COLUMNS = [
 ]
 
 
+CELL_COLUMNS = ("method", "dataset", "ipc", "seed", "schedule", "budget", "precision", "version")
+"""Those of `NET_COLUMNS` that are fields of the cell."""
+
+
 def results_frame(rows: list[Row]) -> pd.DataFrame:
     """`results.csv`: the columns of `RESULT_COLUMNS`, percent, empty where there is nothing.
 
@@ -74,10 +78,9 @@ def nets_frame(found: list[Observation]) -> pd.DataFrame:
     """`runs.csv`: every accuracy of every network, percent."""
     lines = []
     for o in found:
-        cell = o.record.config
-        base = {name: cell.get(name) for name in NET_COLUMNS if name in cell}
+        base = {name: getattr(o.record.cell, name) for name in CELL_COLUMNS}
         base |= {"protocol": o.protocol, "network": o.network, "directory": o.record.directory.name}
-        base["key"] = (o.record.result or {}).get("key")
+        base["key"] = o.record.result.key if o.record.result else None
         lines += [base | {"net": number, "accuracy": _round(a)} for number, a in enumerate(o.accuracies)]
     return pd.DataFrame(lines, columns=NET_COLUMNS, dtype=object)
 

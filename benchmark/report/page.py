@@ -18,8 +18,10 @@ from benchmark.report.observations import Names
 from benchmark.report.published import EVIDENCE, Published
 from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, ipc_rank, looks, method_rank
-from benchmark.report.tables import Column, Table, count, duration, plural, value_text
+from benchmark.report.tables import Column, Table, count, plural, value_text
 from benchmark.store.folder import Record
+from benchmark.store.records import as_json
+from benchmark.system.wording import duration
 
 SHEET_PIXELS = 520
 """Longest side of a sheet in the page."""
@@ -96,10 +98,10 @@ def _runs(columns: tuple[Column, ...]) -> list[tuple[str, int]]:
 
 def _summary(records: list[Record], rows: list[Row], titles: Names) -> dict[str, Any]:
     done = [r for r in records if r.result]
-    finished = sorted(str(r.result["finished"]) for r in done if r.result.get("finished"))
-    environments = [r.result["environment"] for r in done if isinstance(r.result["environment"], dict)]
+    finished = sorted(r.result.finished for r in done if r.result.finished)
+    environments = [as_json(r.result.environment) for r in done]
     found = {
-        name: ", ".join(dict.fromkeys(str(e[name]) for e in environments if e.get(name)))
+        name: ", ".join(dict.fromkeys(environment[name] for environment in environments if environment[name]))
         for name in ("device", "torch", "python", "package")
     }
     datasets = sorted({r.dataset for r in rows}, key=dataset_rank)
@@ -112,7 +114,7 @@ def _summary(records: list[Record], rows: list[Row], titles: Names) -> dict[str,
         "methods": [titles.method(m) for m in methods],
         "datasets": [titles.dataset(d) for d in datasets],
         "schedules": list(dict.fromkeys(r.schedule for r in rows)),
-        "precisions": list(dict.fromkeys(str(r.config["precision"]) for r in done if r.config.get("precision"))),
+        "precisions": list(dict.fromkeys(r.cell.precision for r in done)),
         "protocols": [p for p in dict.fromkeys(r.protocol for r in rows) if p],
         "first": _moment(finished[0]) if finished else "",
         "last": _moment(finished[-1]) if finished else "",
@@ -169,17 +171,16 @@ def _size(ipc: int) -> str:
 
 
 def _sheet(row: Row, record: Record, titles: Names, preview: tuple[str, int, int]) -> Sheet:
-    condensation = record.result["condensation"]
+    condensation = record.result.condensation
     facts = [f"{value_text(row)} % ({row.protocol})", f"schedule {row.schedule}"]
     if (images := row.mean("images_per_class")) is not None:
         facts.append(f"{count(images)} {plural('image', images)} per class")
     if (seconds := row.mean("seconds")) is not None:
-        facts.append(f"{duration(seconds)} s")
-    facts.append(f"seed {record.config.get('seed', '?')}")
-    hyper = record.config.get("hyper")
-    notes = condensation.get("notes") if isinstance(condensation, dict) else None
-    parts = [part for part in (hyper, notes) if isinstance(part, dict)]
-    settings = tuple((str(name), _brief(value)) for part in parts for name, value in part.items())
+        facts.append(duration(seconds))
+    facts.append(f"seed {record.cell.seed}")
+    pruning = as_json(condensation.pruning) if condensation.pruning else {}
+    parts = record.cell.hyper, pruning, condensation.notes or {}
+    settings = tuple((name, _brief(value)) for part in parts for name, value in part.items())
     return Sheet(*preview, titles.method(row.method, row.variant), tuple(facts), settings)
 
 
@@ -192,11 +193,11 @@ def _brief(value: Any) -> str:
 
 
 def _failure(record: Record, titles: Names) -> Failure:
-    cell, failure = record.config, record.failure
-    place = [titles.method(cell["method"]), titles.dataset(cell["dataset"]), _size(cell["ipc"])]
-    label = ", ".join((*place, f"seed {cell.get('seed', '?')}", f"schedule {cell['schedule']}"))
-    fields = [str(failure.get(name) or "") for name in ("error", "message", "time", "traceback")]
-    return Failure(label, fields[0] or "no reason stored", fields[1], _moment(fields[2]), fields[3])
+    cell, failure = record.cell, record.failure
+    place = [titles.method(cell.method), titles.dataset(cell.dataset), _size(cell.ipc)]
+    label = ", ".join((*place, f"seed {cell.seed}", f"schedule {cell.schedule}"))
+    error, when = failure.error or "no reason stored", _moment(failure.time)
+    return Failure(label, error, failure.message, when, failure.traceback)
 
 
 def _sources(rows: list[Row], titles: Names) -> list[Source]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from benchmark.report.accuracy import INTERVALS, accuracy_entry, best_rows
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
 from benchmark.report.style import dataset_rank, method_rank
 from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count, number_entry
+from benchmark.store.records import Condensation, Pruning, from_json
 
 COLUMNS = (
     Column("Training", "images", "train_pool"),
@@ -33,7 +33,7 @@ LEGEND = (
 
 def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
     """One table per schedule, protocol and network, a line per data set, IPC and method whose images are pruned."""
-    pruned = [row for row in rows if row.done and any("gipc" in notes for notes in _notes(row))]
+    pruned = [row for row in rows if row.done and _prunings(row)]
     tables = []
     for (schedule, protocol, network), members in blocks(pruned, "schedule", "protocol", "network"):
         notes, lines = Notes(titles), []
@@ -54,24 +54,39 @@ def _order(row: Row) -> tuple:
     return dataset_rank(row.dataset), row.ipc, method_rank(row.method.partition("-")[0]), row.method
 
 
-def _notes(row: Row) -> list[dict[str, Any]]:
-    """Of every condensation."""
-    found = (observation.condensation.get("notes") for observation in row.done)
-    return [notes if isinstance(notes, dict) else {} for notes in found]
+def pruning_of(condensation: Condensation) -> Pruning | None:
+    """What a condensation says of its pruning; None where nothing was pruned. Results from before there was a field for
+    it have it among their notes."""
+    if condensation.pruning or "gipc" not in (condensation.notes or {}):
+        return condensation.pruning
+    try:
+        return from_json(condensation.notes, Pruning)
+    except ValueError:  # notes are free, so that another method may have one of this name
+        return None
+
+
+def _prunings(row: Row) -> list[Pruning]:
+    found = (pruning_of(observation.condensation) for observation in row.done)
+    return [pruning for pruning in found if pruning]
 
 
 def _entries(row: Row, best: set[int]) -> tuple[Entry, ...]:
-    notes = _notes(row)
-    stored = number_entry(row.mean("budget_multiple"), _form)
-    entries = {column.id: _noted([one.get(column.id) for one in notes]) for column in COLUMNS[:-1]}
-    if any("beta" in one and one.get("trainings_for_beta") == 0 for one in notes):
+    prunings = _prunings(row)
+    entries = {
+        "train_pool": _of_each([observation.condensation.train_images for observation in row.done]),
+        "budget_multiple": number_entry(row.mean("budget_multiple"), _form),
+    }
+    for column in COLUMNS[:-1]:
+        if column.id not in entries:
+            entries[column.id] = _of_each([getattr(pruning, column.id) for pruning in prunings])
+    if any(pruning.beta is not None and pruning.trainings_for_beta == 0 for pruning in prunings):
         entries["beta"] = replace(entries["beta"], remarks=("given",))
-    return *(entries | {"budget_multiple": stored}).values(), accuracy_entry(row, best)
+    return *(entries[column.id] for column in COLUMNS[:-1]), accuracy_entry(row, best)
 
 
-def _noted(values: list[Any]) -> Entry:
+def _of_each(values: list[float | None]) -> Entry:
     """One number where all condensations agree, otherwise the number of each."""
-    known = [value for value in values if isinstance(value, int | float)]
+    known = [value for value in values if value is not None]
     if len(set(known)) < 2:
         return number_entry(known[0] if known else None, _form)
     return Entry(" / ".join(map(_form, known)), plain=" ".join(f"{value:.10g}" for value in known))

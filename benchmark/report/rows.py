@@ -16,7 +16,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from benchmark.report.observations import Names, Observation, Status, cell_key, mean_of, numbers, section
+from benchmark.report.observations import Names, Observation, Status, cell_key, mean_of
 from benchmark.report.published import Published, lookup
 from benchmark.report.style import dataset_rank, ipc_rank, method_rank, schedule_rank
 
@@ -55,29 +55,30 @@ class Row:
         return self.accuracy - self.published.accuracy if self.done and self.published else None
 
     def mean(self, name: str) -> float | None:
-        """Mean of a field of the condensations over the seeds that have it."""
-        return mean_of(o.condensation.get(name) for o in self.done)
+        """Mean of a field of `Condensation` over the seeds that have it."""
+        return mean_of(getattr(o.condensation, name) for o in self.done)
 
     def evaluation_mean(self, name: str) -> float | None:
-        return mean_of(o.evaluation.get(name) for o in self.done)
+        """The same of a field of `EvaluationResult`."""
+        return mean_of(getattr(o.evaluation, name) for o in self.done)
 
     def peak(self, evaluation: bool = False) -> float | None:
         """Largest peak memory over the seeds, MiB."""
-        places = (o.evaluation if evaluation else o.condensation for o in self.done)
-        return max(numbers(place.get("peak_memory_mib") for place in places), default=None)
+        peaks = ((o.evaluation if evaluation else o.condensation).peak_memory_mib for o in self.done)
+        return max((peak for peak in peaks if peak is not None), default=None)
 
     @property
     def device(self) -> str:
-        devices = (section(o.record.result, "environment").get("device") for o in self.done)
-        return "; ".join(dict.fromkeys(str(d) for d in devices if d))
+        devices = (o.record.result.environment.device for o in self.done)
+        return "; ".join(dict.fromkeys(device for device in devices if device))
 
 
 def aggregate(found: list[Observation], titles: Names) -> list[Row]:
     """Rows in the order of the tables: data set, schedule, protocol, network, IPC, method."""
     places: dict[tuple, dict[tuple, list[Observation]]] = defaultdict(lambda: defaultdict(list))
     for o in found:
-        cell = o.record.config
-        place = (cell["method"], cell["dataset"], int(cell["ipc"]), cell["schedule"], o.protocol, o.network)
+        cell = o.record.cell
+        place = (cell.method, cell.dataset, cell.ipc, cell.schedule, o.protocol, o.network)
         places[place][cell_key(o), o.recipe].append(o)
     rows = []
     for place, groups in places.items():
@@ -89,10 +90,10 @@ def aggregate(found: list[Observation], titles: Names) -> list[Row]:
 
 
 def _row(place: tuple, variant: str, members: list[Observation], published: Published | None) -> Row:
-    members = sorted(members, key=lambda o: (str(o.record.config.get("seed", "")).zfill(9), o.record.directory.name))
+    members = sorted(members, key=lambda o: (o.record.cell.seed, o.record.directory.name))
     done = [o for o in members if o.status == "done"]
     failed = [o.record.failure for o in members if o.status == "failed"]
-    error = str(failed[0].get("error") or "no reason stored") if failed else ""
+    error = (failed[0].error or "no reason stored") if failed else ""
     status: Status = "done" if done else "failed" if failed else "missing"
     if not done:
         return Row(*place, variant, status, tuple(members), published, error=error)
@@ -117,7 +118,7 @@ def interval(values: list[float]) -> float | None:
 
 def objective_of(observation: Observation) -> str:
     """The method whose loop moved the container, where that is not the method itself."""
-    return str(observation.record.config.get("objective") or "")
+    return observation.record.cell.objective
 
 
 def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
@@ -125,7 +126,7 @@ def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
     then whatever still differs."""
     alike: dict[tuple[str, str], list[tuple]] = defaultdict(list)
     for key, members in groups.items():
-        alike[str(members[0].record.config.get("budget", "strict")), objective_of(members[0])].append(key)
+        alike[members[0].record.cell.budget, objective_of(members[0])].append(key)
     labels = {}
     for (budget, objective), keys in alike.items():
         settings = {key: _settings(groups[key][0]) for key in keys}
@@ -147,20 +148,19 @@ def _variants(groups: dict[tuple, list[Observation]]) -> dict[tuple, str]:
 
 def _settings(observation: Observation) -> dict[str, Any]:
     """What may tell two cells of one visible key apart: hyper-parameters, precision, version, recipe."""
-    cell = observation.record.config
-    flat = dict(section(cell, "hyper"))
-    flat |= {f"{objective_of(observation)}.{name}": v for name, v in section(cell, "objective_hyper").items()}
-    flat |= {name: cell[name] for name in ("precision", "version") if name in cell}
+    cell = observation.record.cell
+    flat = dict(cell.hyper) | {f"{cell.objective}.{name}": value for name, value in cell.objective_hyper.items()}
+    flat |= {"precision": cell.precision, "version": cell.version}
     if observation.recipe:
         stored = json.loads(observation.recipe)
-        recipe = stored["recipe"] if isinstance(stored["recipe"], dict) else {"text": stored["recipe"]}
-        flat |= {f"recipe.{name}": value for name, value in recipe.items()} | {"recipe.factor": stored["factor"]}
+        recipe = stored["recipe"] | {"factor": stored["factor"]}
+        flat |= {f"recipe.{name}": value for name, value in recipe.items()}
     return flat
 
 
 def _asked(observation: Observation) -> set[str]:
     """Names of the settings that the user gave the cell (`Cell.variant`)."""
-    return {part.partition("=")[0] for part in str(observation.record.config.get("variant") or "").split()}
+    return {part.partition("=")[0] for part in observation.record.cell.variant.split()}
 
 
 def _short(value: Any) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.report.figures import Plot, save, theme
 from benchmark.report.style import GREY, INK
+from benchmark.store.records import Speed, SpeedUnit
 
 NAME = "speed"
 BAR = "#117733"
 
 
-def draw(measured: dict[str, Any] | None, folder: Path) -> Plot | None:
+def draw(measured: Speed | None, folder: Path) -> Plot | None:
     """Write speed.png and speed.svg below `folder` from what the store holds; without it both go."""
-    if not measured or not measured["units"]:
+    if not measured or not measured.units:
         for suffix in (".png", ".svg"):
             (folder / f"{NAME}{suffix}").unlink(missing_ok=True)
         return None
     folder.mkdir(parents=True, exist_ok=True)
     with theme():
-        return save(_figure(measured["units"]), folder, NAME, NAME, "", _caption(measured))
+        return save(_figure(measured.units), folder, NAME, NAME, "", _caption(measured))
 
 
-def _figure(units: list[dict[str, Any]]) -> Any:
+def _figure(units: Sequence[SpeedUnit]) -> Any:
     from matplotlib.figure import Figure
 
     panels = [("times faster", "milliseconds", "ms")]
@@ -40,10 +42,10 @@ def _figure(units: list[dict[str, Any]]) -> Any:
         axis.grid(axis="y", visible=False)
         for place, unit, ratio in zip(places, units, ratios, strict=True):
             if ratio:
-                plain, ours = (f"{unit[side][field]:,.0f}" for side in ("plain", "product"))
+                plain, ours = (f"{getattr(side, field):,.0f}" for side in (unit.plain, unit.product))
                 text = f" {ratio:.2f}  ({plain} → {ours} {unit_name})"
                 axis.text(max(ratio, 1), place, text, va="center", fontsize=7.5, color=INK)
-    axes[0].set_yticks(places, [unit["label"] for unit in units])
+    axes[0].set_yticks(places, [unit.label for unit in units])
     axes[0].invert_yaxis()
     for axis in axes:
         axis.tick_params(axis="y", length=0, colors=INK)
@@ -51,20 +53,19 @@ def _figure(units: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def _ratio(unit: dict[str, Any], field: str) -> float | None:
+def _ratio(unit: SpeedUnit, field: str) -> float | None:
     """Plain over ours; None where one of them was not measured or is next to nothing."""
-    plain, ours = unit["plain"].get(field), unit["product"].get(field)
+    plain, ours = getattr(unit.plain, field), getattr(unit.product, field)
     return plain / ours if plain and ours and min(plain, ours) >= 1 else None
 
 
-def _caption(measured: dict[str, Any]) -> str:
-    environment = measured["environment"]
-    peaks = measured.get("ceilings") or {}
+def _caption(measured: Speed) -> str:
+    environment = measured.environment
     parts = [
-        f"Plain reference against this suite's path, medians in one process: {measured.get('dataset', '?')}, precision "
-        f"{measured.get('precision', '?')}, {environment.get('device', '?')}, torch {environment.get('torch', '?')}"
+        f"Plain reference against this suite's path, medians in one process: {measured.dataset}, precision "
+        f"{measured.precision}, {environment.device or '?'}, torch {environment.torch or '?'}"
     ]
-    parts += [f"{name} at most {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks.items()]
-    if measured.get("contended"):
-        parts.append(f"contended by {measured.get('load', 0):.1f} other processes")
+    parts += [f"{name} at most {rate / 1e9:,.0f} GFLOP/s" for name, rate in measured.ceilings.items()]
+    if measured.contended:
+        parts.append(f"contended by {measured.load:.1f} other processes")
     return "; ".join(parts) + "."

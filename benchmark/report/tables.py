@@ -151,6 +151,6 @@ def number_entry(value: float | None, form: Callable[[float], str] = count) -> E
     return Entry(plain="", kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
 
 
-def duration(seconds: float) -> str:
-    """Seconds with about three significant digits."""
-    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}"
+def three_digits(value: float) -> str:
+    """A positive number with about three significant digits: `7,844`, `12.5`, `0.42`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

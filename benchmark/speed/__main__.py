@@ -10,9 +10,9 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -21,11 +21,12 @@ from rich.table import Table
 from benchmark.cli.command import terminal
 from benchmark.engines.failures import failure_word, now
 from benchmark.engines.job import describe_environment
-from benchmark.grid.registry import nearest
 from benchmark.speed import measure, units
 from benchmark.store.folder import SPEED_FORMAT, Store
+from benchmark.store.records import SkippedUnit, Speed, SpeedUnit, Timing
 from benchmark.system.paths import data_folder
 from benchmark.system.runtime import Precision, cores, set_up
+from benchmark.system.wording import nearest
 
 BAD_INPUT = 2
 BUSY = 0.5
@@ -98,13 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = describe(bench, options)
         print_circumstances(measured, console)
         for name, ipc in chosen(options):
-            measure_one(name, ipc, bench, options, measured, console)
+            measured = measure_one(name, ipc, bench, options, measured, console)
             store.keep_speed(measured)  # after every unit: who stops early keeps what was measured
     print_table(measured, console)
     from benchmark.report import build  # drawing libraries take seconds to import
 
     console.print(f"report: {build(store).resolve()}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if measured["units"] else 1
+    return 0 if measured.units else 1
 
 
 def check(options: Options) -> None:
@@ -125,28 +126,25 @@ def chosen(options: Options) -> list[tuple[str, int]]:
     return [(name, ipc) for name in wanted for ipc in (sizes if units.depends_on_ipc(name) else sizes[:1])]
 
 
-def describe(bench: units.Bench, options: Options) -> dict[str, Any]:
+def describe(bench: units.Bench, options: Options) -> Speed:
     """The measurements before the first one: where and how they are made."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return {
-        "format": SPEED_FORMAT,
-        "environment": describe_environment(bench.runtime),
-        "dataset": bench.spec.title,
-        "real_images": bench.data_dir is not None,
-        "precision": options.precision,
-        "load": load,
-        "contended": load > BUSY * cores(),
-        "ceilings": measure.ceilings(bench.runtime),
-        "units": [],
-        "skipped": [],
-        "finished": now(),
-    }
+    return Speed(
+        format=SPEED_FORMAT,
+        environment=describe_environment(bench.runtime),
+        dataset=bench.spec.title,
+        real_images=bench.data_dir is not None,
+        precision=options.precision,
+        load=load,
+        contended=load > BUSY * cores(),
+        ceilings=measure.ceilings(bench.runtime),
+        units=(),
+        finished=now(),
+    )
 
 
-def measure_one(
-    name: str, ipc: int, bench: units.Bench, options: Options, measured: dict[str, Any], console: Console
-) -> None:
-    """Add a unit to the measurements, or why it could not be measured."""
+def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measured: Speed, console: Console) -> Speed:
+    """The measurements with one more unit, or with why it could not be measured."""
     repetitions = options.repetitions or (QUICK_REPETITIONS if options.quick else REPETITIONS)
     try:
         unit = units.build(name, ipc, bench)
@@ -154,71 +152,69 @@ def measure_one(
     except Exception as error:
         if failure_word(error) == "error":
             raise
-        measured["skipped"].append({"unit": name, "ipc": ipc, "reason": str(error)})
         console.print(f"{name}, IPC {ipc}: {error}", markup=False, highlight=False, style="yellow")
-        return
-    ours, theirs = (describe_cost(cost, unit.flops, measured["ceilings"]) for cost in (product, plain))
-    entry = {
-        "unit": unit.name,
-        "ipc": unit.ipc,
-        "label": unit.label,
-        "flops": unit.flops,
-        "ratio": theirs["milliseconds"] / ours["milliseconds"],
-        "cpu_ratio": theirs["cpu_milliseconds"] / ours["cpu_milliseconds"],
-        "product": ours,
-        "plain": theirs,
-    }
-    measured["units"].append(entry)
-    measured["finished"] = now()
+        return replace(measured, skipped=(*measured.skipped, SkippedUnit(name, ipc, str(error))))
+    ours, theirs = (timing_of(cost, unit.flops, measured.ceilings) for cost in (product, plain))
+    timed = SpeedUnit(
+        unit=unit.name,
+        ipc=unit.ipc,
+        label=unit.label,
+        flops=unit.flops,
+        ratio=theirs.milliseconds / ours.milliseconds,
+        cpu_ratio=theirs.cpu_milliseconds / ours.cpu_milliseconds,
+        product=ours,
+        plain=theirs,
+    )
     times = f"{plain.median:,.0f} ms plain, {product.median:,.0f} ms ours"
-    ratios = f"{entry['ratio']:.2f}x, {entry['cpu_ratio']:.2f}x in CPU time"
+    ratios = f"{timed.ratio:.2f}x, {timed.cpu_ratio:.2f}x in CPU time"
     console.print(f"{unit.label}: {times}, {ratios}", markup=False, highlight=False)
+    return replace(measured, units=(*measured.units, timed), finished=now())
 
 
-def describe_cost(cost: measure.Cost, flops: float | None, ceilings: dict[str, float]) -> dict[str, Any]:
+def timing_of(cost: measure.Cost, flops: float | None, ceilings: dict[str, float]) -> Timing:
     rate = flops / cost.median * 1000 if flops else None
-    return {
-        "milliseconds": cost.median,
-        "samples": cost.milliseconds,
-        "cpu_milliseconds": statistics.median(cost.cpu_milliseconds),
-        "first_milliseconds": cost.first_milliseconds,
-        "flops_per_second": rate,
-        "ceiling_share": rate / ceilings["convolution"] if rate else None,
-        "peak_mib": cost.peak_mib,
-        "launches": cost.launches,
-    }
+    return Timing(
+        milliseconds=cost.median,
+        samples=tuple(cost.milliseconds),
+        cpu_milliseconds=statistics.median(cost.cpu_milliseconds),
+        first_milliseconds=cost.first_milliseconds,
+        flops_per_second=rate,
+        ceiling_share=rate / ceilings["convolution"] if rate else None,
+        peak_mib=cost.peak_mib,
+        launches=cost.launches,
+    )
 
 
-def print_circumstances(measured: dict[str, Any], console: Console) -> None:
-    images = measured["dataset"] if measured["real_images"] else f"noise of {measured['dataset']}'s shape"
-    peaks = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in measured["ceilings"].items())
+def print_circumstances(measured: Speed, console: Console) -> None:
+    images = measured.dataset if measured.real_images else f"noise of {measured.dataset}'s shape"
+    peaks = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in measured.ceilings.items())
     console.print(
-        f"{measured['environment']['device']}, torch {measured['environment']['torch']}; {images}; "
-        f"precision {measured['precision']}; at most: {peaks}",
+        f"{measured.environment.device}, torch {measured.environment.torch}; {images}; "
+        f"precision {measured.precision}; at most: {peaks}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
-    if measured["contended"]:
-        warning = f"contended: {measured['load']:.1f} other processes are running; trust no single time"
+    if measured.contended:
+        warning = f"contended: {measured.load:.1f} other processes are running; trust no single time"
         console.print(warning, style="yellow", highlight=False)
 
 
-def print_table(measured: dict[str, Any], console: Console) -> None:
+def print_table(measured: Speed, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("unit")
     rates = "GFLOP/s", "of ceiling"
     for heading in ("plain ms", "ours ms", "ratio", "in CPU time", *rates, "plain MiB", "ours", "launches", "ours"):
         table.add_column(heading, justify="right")
-    for unit in measured["units"]:
-        ours, plain = unit["product"], unit["plain"]
+    for unit in measured.units:
+        ours, plain = unit.product, unit.plain
         table.add_row(
-            unit["label"],
-            shown(plain["milliseconds"]),
-            shown(ours["milliseconds"]),
-            f"{unit['ratio']:.2f}",
-            f"{unit['cpu_ratio']:.2f}",
-            shown(ours["flops_per_second"], 1e-9),
-            shown(ours["ceiling_share"], 100, " %"),
-            *(shown(side[name]) for name in ("peak_mib", "launches") for side in (plain, ours)),
+            unit.label,
+            shown(plain.milliseconds),
+            shown(ours.milliseconds),
+            f"{unit.ratio:.2f}",
+            f"{unit.cpu_ratio:.2f}",
+            shown(ours.flops_per_second, 1e-9),
+            shown(ours.ceiling_share, 100, " %"),
+            *(shown(side) for side in (plain.peak_mib, ours.peak_mib, plain.launches, ours.launches)),
         )
     console.print(table)
 

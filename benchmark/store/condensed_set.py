@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from benchmark import containers
 from benchmark.containers import Container
@@ -23,7 +22,7 @@ from benchmark.data import Dataset
 from benchmark.data.whitening import ZCA
 from benchmark.system import files
 from benchmark.system.errors import first_line
-from benchmark.system.files import canonical_json, write_atomically
+from benchmark.system.files import canonical_json, write_tensors
 
 FORMAT = 1
 PREFIX = "container."
@@ -62,7 +61,7 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
         tensors["labels"] = container.labels.cpu()
     if container.whitening:
         tensors |= {ZCA_PREFIX + name: getattr(container.whitening, name).contiguous().cpu() for name in ZCA_TENSORS}
-    write_atomically(path, save(tensors, files.sealed_texts(tensors, {"card": json.dumps(card)})))
+    write_tensors(path, tensors, {"card": json.dumps(card)})
 
 
 def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cpu") -> Artifact:

@@ -16,113 +16,72 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
-from benchmark.system.files import canonical_json, is_number, write_atomically, write_json
+from benchmark.store.records import EvaluationResult, Failure, Request, Result, Speed, as_json, from_json
+from benchmark.system.files import read_json, sealed, write_atomically, write_json
 
 CHECKPOINT = "checkpoint"
-CHECKSUM = "checksum"
 FAILURE = "failure.json"
 CONFIG = "config.json"
 RESULT = "result.json"
-RESULT_FIELDS = ("format", "cell", "key", "condensation", "evaluations", "environment")
 SPEED_FORMAT = 1
 """Of speed.json; raised when its fields change."""
-EVALUATION_FIELDS = ("protocol", "network", "recipe", "factor", "steps", "accuracies", "seconds")
+
+T = TypeVar("T")
 
 
-def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """An object with the checksum that tells a measured digit from a flipped one once it is read; one that it has
-    already, from another node's file, is made anew."""
-    value = {name: part for name, part in value.items() if name != CHECKSUM}
-    as_read = json.loads(json.dumps(value, allow_nan=False))
-    return value | {CHECKSUM: _checksum(as_read)}
-
-
-def _checksum(value: dict[str, Any]) -> str:
-    return f"{zlib.crc32(canonical_json(value).encode()):08x}"
-
-
-def _read_json(path: Path, consequence: str = "it is ignored") -> dict[str, Any] | None:
-    """The object in a JSON file, without its checksum if it has one; None where the file is absent or is not what was
-    written (said once, by a warning)."""
+def _read_object(path: Path, consequence: str = "it is ignored") -> dict[str, Any] | None:
+    """The object in a JSON file; None where the file is absent or damaged (said by a warning)."""
     try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        stored, found = value.pop(CHECKSUM, None), _checksum(value)  # refuses NaN and infinities, which JSON has not
-        if stored is not None and stored != found:
-            raise ValueError("its contents do not match their checksum")
-        return value
+        return read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        warnings.warn(f"{path} is damaged ({error}); {consequence}", stacklevel=3)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path} is damaged ({error}); {consequence}", stacklevel=4)
         return None
 
 
-def _well_formed(result: dict[str, Any], key: str) -> bool:
-    return (
-        all(field in result for field in RESULT_FIELDS)
-        and result["format"] == RESULT_FORMAT
-        and result["key"] == key
-        and all(isinstance(result[field], dict) for field in ("cell", "condensation", "environment"))
-        and is_number(result["condensation"].get("seconds"))
-        and isinstance(result["evaluations"], list)
-        and all(_well_formed_evaluation(entry) for entry in result["evaluations"])
-    )
+def _read(path: Path, kind: type[T], what: str, consequence: str = "it is ignored") -> T | None:
+    """The record in a JSON file; None where the file is absent, or damaged or not `what` (said by a warning)."""
+    value = _read_object(path, consequence)
+    try:
+        return None if value is None else from_json(value, kind)
+    except ValueError as error:
+        warnings.warn(f"{path} is not {what} ({error}); {consequence}", stacklevel=3)
+        return None
 
 
-def _well_formed_evaluation(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and all(field in entry for field in EVALUATION_FIELDS)
-        and isinstance(entry["accuracies"], list)
-        and entry["accuracies"] != []
-        and all(is_number(accuracy) and 0 <= accuracy <= 1 for accuracy in entry["accuracies"])
-        and is_number(entry["seconds"])
-    )
-
-
-def _well_formed_speed(measured: dict[str, Any]) -> bool:
-    return (
-        measured.get("format") == SPEED_FORMAT
-        and isinstance(measured.get("environment"), dict)
-        and isinstance(measured.get("units"), list)
-        and all(
-            isinstance(unit, dict)
-            and isinstance(unit.get("label"), str)
-            and all(
-                isinstance(unit.get(side), dict)
-                and is_number(unit[side].get("milliseconds"))
-                and unit[side]["milliseconds"] > 0
-                for side in ("product", "plain")
-            )
-            for unit in measured["units"]
-        )
-    )
+def _read_result(directory: Path, key: str, consequence: str = "it is ignored") -> Result | None:
+    """The result in a cell's folder; one of another format or of another cell counts as none too."""
+    path = directory / RESULT
+    result = _read(path, Result, "a result of this cell", consequence)
+    if result and (result.format, result.key) != (RESULT_FORMAT, key):
+        warnings.warn(f"{path} is not a result of this cell; {consequence}", stacklevel=3)
+        return None
+    return result
 
 
 @dataclass(frozen=True)
 class Record:
     """What the store holds of one cell.
 
-    `config` is the cell's identity (see `Cell.config`) and `evaluations` what was asked of it last; `result` is None
-    unless the cell is done; `failure` is None unless the last attempt failed.
+    `cell` is what was condensed and `config` its identity, with what another version may have put there besides (see
+    `Cell.config`); `requested` the evaluations asked of it last; `result` is None unless the cell is done; `failure` is
+    None unless the last attempt failed.
     """
 
     directory: Path
+    cell: Cell
     config: dict[str, Any]
-    requested: list[dict[str, Any]]
-    result: dict[str, Any] | None
-    failure: dict[str, Any] | None
+    requested: tuple[Request, ...]
+    result: Result | None
+    failure: Failure | None
 
     @property
     def status(self) -> Literal["done", "failed", "missing"]:
@@ -156,55 +115,50 @@ class Store:
         """Record that a job was asked for, so that a report shows it as missing until it is done."""
         directory = self.directory(job.cell)
         directory.mkdir(parents=True, exist_ok=True)
-        requested = [{"protocol": e.protocol, "network": e.network, "nets": e.nets} for e in job.evaluations]
+        requested = [as_json(Request(e.protocol, e.network, e.nets)) for e in job.evaluations]
         write_json(directory / CONFIG, {"key": job.cell.key, "cell": job.cell.config(), "requested": requested})
         return directory
 
-    def result(self, cell: Cell) -> dict[str, Any] | None:
+    def result(self, cell: Cell) -> Result | None:
         """The stored result of a cell, or None; a damaged or foreign one is named by a warning and counts as none."""
-        path = self.directory(cell) / RESULT
-        result = _read_json(path, "it is ignored and the cell redone")
-        if result is not None and not _well_formed(result, cell.key):
-            warnings.warn(f"{path} is not a result of this cell; it is ignored and the cell redone", stacklevel=2)
-            return None
-        return result
+        return _read_result(self.directory(cell), cell.key, "it is ignored and the cell redone")
 
     def missing_evaluations(self, job: Job) -> tuple[Evaluation, ...]:
         """The evaluations of a job that its stored result does not hold yet (all of them where there is none)."""
         result = self.result(job.cell)
-        done = result["evaluations"] if result else []
+        done = result.evaluations if result else ()
         return tuple(e for e in job.evaluations if not any(holds(entry, e) for entry in done))
 
     def is_done(self, job: Job) -> bool:
         return self.result(job.cell) is not None and not self.missing_evaluations(job)
 
-    def finish(self, cell: Cell, result: dict[str, Any]) -> None:
+    def finish(self, cell: Cell, result: Result) -> None:
         """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
         directory = self.directory(cell)
         (directory / FAILURE).unlink(missing_ok=True)  # first: a kill in between must not leave both
-        write_json(directory / RESULT, sealed(result))
+        write_json(directory / RESULT, sealed(as_json(result)))
         shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
         for leftover in directory.glob(".*"):
             if not leftover.name.startswith(f".{CONFIG}."):  # written without the cell's claim, perhaps at this moment
                 leftover.unlink(missing_ok=True)
 
-    def fail(self, cell: Cell, failure: dict[str, Any]) -> None:
+    def fail(self, cell: Cell, failure: Failure) -> None:
         directory = self.directory(cell)
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / FAILURE, failure)
+        write_json(directory / FAILURE, as_json(failure))
 
-    def keep_speed(self, measured: dict[str, Any]) -> Path:
+    def keep_speed(self, measured: Speed) -> Path:
         """Store what `benchmark.speed` measured, in the place of earlier measurements; returns the file."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "speed.json"
-        write_json(path, measured)
+        write_json(path, as_json(measured))
         return path
 
-    def speed(self) -> dict[str, Any] | None:
+    def speed(self) -> Speed | None:
         """What `benchmark.speed` measured last, or None; a damaged or foreign file is named by a warning."""
         path = self.root / "speed.json"
-        measured = _read_json(path)
-        if measured is not None and not _well_formed_speed(measured):
+        measured = _read(path, Speed, "one of measurements of this version")
+        if measured and measured.format != SPEED_FORMAT:
             warnings.warn(f"{path} holds no measurements of this version; it is ignored", stacklevel=2)
             return None
         return measured
@@ -231,33 +185,42 @@ class Store:
             write_atomically(path, files[name])
 
     def records(self) -> list[Record]:
-        """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped."""
-        found = []
-        for directory in sorted(self.runs.iterdir()) if self.runs.is_dir() else ():
-            if not directory.is_dir():
-                continue
-            config = _read_json(directory / CONFIG) or {}
-            key = str(config.get("key") or directory.name.rpartition("-")[2])
-            result = _read_json(directory / RESULT)
-            if result is not None and not _well_formed(result, key):
-                warnings.warn(f"{directory / 'result.json'} is not a result of this cell; ignored", stacklevel=2)
-                result = None
-            cell = config.get("cell", result and result["cell"])  # a result outlives a damaged config.json
-            if isinstance(cell, dict):
-                wanted = config.get("requested")
-                requested = [e for e in wanted if isinstance(e, dict)] if isinstance(wanted, list) else []
-                failure = _read_json(directory / FAILURE)
-                found.append(Record(directory, cell, requested, result, failure))
-        return found
+        """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped, with a warning
+        where one says that it does."""
+        directories = sorted(path for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
+        return [record for record in map(_record, directories) if record]
 
 
-def same_training(entry: dict[str, Any], wanted: Evaluation) -> bool:
+def _record(directory: Path) -> Record | None:
+    path = directory / CONFIG
+    stored = _read_object(path) or {}
+    key = stored.get("key")
+    result = _read_result(directory, key if isinstance(key, str) else directory.name.rpartition("-")[2])
+    for config in (stored.get("cell"), result and result.cell):  # a result outlives a damaged config.json
+        with contextlib.suppress(ValueError):
+            cell = from_json(config, Cell)
+            failure = _read(directory / FAILURE, Failure, "a failure of this version")
+            return Record(directory, cell, config, _requests(path, stored), result, failure)
+    if "cell" in stored or result:
+        warnings.warn(f"{path} names no cell; it is ignored", stacklevel=3)
+    return None
+
+
+def _requests(path: Path, stored: dict[str, Any]) -> tuple[Request, ...]:
+    try:
+        return from_json(stored.get("requested", ()), tuple[Request, ...])
+    except ValueError as error:
+        warnings.warn(f"{path} is damaged ({error}); what was asked of the cell is ignored", stacklevel=4)
+        return ()
+
+
+def same_training(entry: EvaluationResult, wanted: Evaluation) -> bool:
     """Whether a stored evaluation trained the same networks the same way; the protocol is only its name."""
     recipe = dataclasses.asdict(wanted.recipe)
-    return (entry["network"], entry["recipe"], entry["factor"]) == (wanted.network, recipe, wanted.factor)
+    return (entry.network, entry.recipe, entry.factor) == (wanted.network, recipe, wanted.factor)
 
 
-def holds(entry: dict[str, Any], wanted: Evaluation) -> bool:
+def holds(entry: EvaluationResult, wanted: Evaluation) -> bool:
     """Whether a stored evaluation is the wanted one, with at least as many networks."""
-    enough = len(entry["accuracies"]) >= wanted.nets
-    return entry["protocol"] == wanted.protocol and enough and same_training(entry, wanted)
+    enough = len(entry.accuracies) >= wanted.nets
+    return entry.protocol == wanted.protocol and enough and same_training(entry, wanted)

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.system import files
-from benchmark.system.files import write_atomically
+from benchmark.system.files import write_tensors
 
 State = dict[str, Any]
 
@@ -71,7 +70,7 @@ def save_state(path: Path, state: State, header: dict[str, Any]) -> None:
     tree = _flatten({name: _capture(value) for name, value in state.items()}, tensors)
     texts = {"header": json.dumps(header), "tree": json.dumps(tree)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, files.sealed_texts(tensors, texts)))
+    write_tensors(path, tensors, texts)
 
 
 def read_header(path: Path) -> dict[str, Any] | None:

@@ -1,23 +1,86 @@
 """Files as everything here writes and reads them: whole or not at all, and with a checksum that tells a flipped bit.
 
-JSON text, atomic writes, and safetensors files sealed by a CRC-32 over their tensors and texts.
+One atomic writer (`replacing`, and `write_atomically`, `write_json`, `write_tensors` by it), and one checksum for each
+kind of contents: a CRC-32 over canonical JSON, which stands in the object, and one over the tensors and texts of a
+safetensors file, which stands among its texts.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 CHECKSUM = "checksum"
+"""Where a checksum stands: a field of a JSON object, a text of a safetensors file."""
+
+FULL = "No space left on device"
+"""What safetensors says of a full disk in an error of its own."""
+
+
+class DamagedFile(ValueError):
+    """A file whose contents are not what was written; the message says in what."""
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# Writing
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, to be written; when the block ends it takes the place of `path`, so that a reader
+    sees the old content or the new, never half of it. Where the block raises, it goes."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.chmod(0o644)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file by `replacing`; half a surrogate in a text becomes a question mark."""
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON by `replacing`. Raises ValueError for NaN and infinities, which JSON has not."""
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    """Write a safetensors file by `replacing`, sealed by its checksum and with no second copy of tensors that are on
+    the CPU. They are contiguous and share no memory. Raises OSError where the disk does not take it."""
+    with replacing(path) as unfinished:
+        try:
+            save_file(dict(tensors), unfinished, sealed_texts(tensors, texts))
+        except SafetensorError as error:  # which a full disk is to safetensors as well
+            number = errno.ENOSPC if FULL in str(error) else errno.EIO
+            raise OSError(number, f"{os.strerror(number)}: {error}", str(path)) from error
+
+
+# JSON
 
 
 def canonical_json(value: Any) -> str:
@@ -25,32 +88,34 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object, as it is read again, with the checksum that tells a measured digit from a flipped one then."""
+    as_read = json.loads(json.dumps(value, allow_nan=False))
+    return as_read | {CHECKSUM: json_checksum(as_read)}
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it."""
-    data = content.encode(errors="replace") if isinstance(content, str) else content  # half a surrogate becomes a ?
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, without its checksum if it has one. Raises OSError, and DamagedFile for what is no
+    object, holds what JSON has not (NaN), or does not match its checksum."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise DamagedFile("not an object")
+        stored, found = value.pop(CHECKSUM, None), json_checksum(value)
+    except DamagedFile:
         raise
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(str(error)) from error
+    if stored is not None and stored != found:
+        raise DamagedFile("its contents do not match their checksum")
+    return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+def json_checksum(value: Any) -> str:
+    return f"{zlib.crc32(canonical_json(value).encode()):08x}"
 
 
-class DamagedFile(ValueError):
-    """A readable file whose contents are not what was written."""
+# Tensors
 
 
 def sealed_texts(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dict[str, str]:
@@ -61,12 +126,15 @@ def sealed_texts(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dic
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file, on the CPU, and its texts.
 
-    Raises DamagedFile where they do not match their checksum (a file without one is from before there were any),
-    SafetensorError for what is no such file, and OSError.
+    Raises DamagedFile where they do not match their checksum (a file without one is from before there were any) and
+    for what is no such file, and OSError.
     """
-    with safe_open(path, "pt") as file:
-        texts: dict[str, str] = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        with safe_open(path, "pt") as file:
+            texts: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise DamagedFile(str(error)) from error
     stored = texts.pop(CHECKSUM, None)
     if stored is not None and stored != tensor_checksum(tensors, texts):
         raise DamagedFile("its contents do not match their checksum")

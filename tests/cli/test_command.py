@@ -281,7 +281,7 @@ def test_the_plan_is_what_runs(bench, planned, tmp_path):
     for entry in planned[0]:
         stored = Store(tmp_path / "results").result(entry.job.cell)
         if entry.job.cell.ipc:
-            assert stored["condensation"]["floats"] == entry.floats
+            assert stored.condensation.floats == entry.floats
     assert (tmp_path / "results" / "tables" / "results.csv").is_file()
 
     # A second time there is nothing to do, and nothing is done.
@@ -339,13 +339,13 @@ def test_blocked_cells_are_refused_recorded_and_named(bench, planned, tmp_path):
     assert "failed: large digits IPC 1 seed 0: the container stores 1,280 floats" in out
     found = {record.config["method"]: record for record in Store(tmp_path / "results").records()}
     assert found["drift"].status == "done"
-    assert (found["large"].status, found["large"].failure["error"]) == ("failed", "budget too small")
+    assert (found["large"].status, found["large"].failure.error) == ("failed", "budget too small")
     assert not (found["large"].directory / "condensed.safetensors").exists()
     # The authors' size is allowed when asked for, and named.
     status, out, _ = bench(*arguments, "--budget", "native", folder="native")
     assert status == 0
     found = {record.config["method"]: record for record in Store(tmp_path / "native").records()}
-    assert found["large"].result["condensation"]["budget_multiple"] == 2.0
+    assert found["large"].result.condensation.budget_multiple == 2.0
 
 
 def test_a_cell_is_blocked_whose_container_cannot_even_be_sized(bench):
@@ -366,7 +366,7 @@ def test_a_failed_cell_never_stops_the_others(bench, tmp_path, mode, word):
     found = Store(tmp_path / "results").records()
     assert [r.status for r in found if r.config["method"] == "drift"] == ["done"] * 2
     failed = [r for r in found if r.config["method"] == "failing"]
-    assert [r.failure["error"] for r in failed] == [word] * 2
+    assert [r.failure.error for r in failed] == [word] * 2
     text = (tmp_path / "results" / "tables" / "results.csv").read_text()
     assert text.count(",failed,") == 2
     # Failures are tried again; the done cells are not.

@@ -20,8 +20,9 @@ from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
 from benchmark.engines.job import Worker
 from benchmark.store.condensed_set import save_artifact
-from benchmark.store.folder import Store, sealed
+from benchmark.store.folder import Store
 from benchmark.system import files
+from benchmark.system.files import sealed
 from benchmark.system.runtime import Runtime
 from tests import fuzz
 from tests.fuzz import damaged, examples, mutated, st, to_json, values, watched

@@ -72,7 +72,7 @@ def same_as_alone(jobs, digits, together: Store):
         tensors = [load_file(store.directory(job.cell) / "condensed.safetensors") for store in (alone, together)]
         assert tensors[0].keys() == tensors[1].keys()
         assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-        scores = [[e["accuracies"] for e in store.result(job.cell)["evaluations"]] for store in (alone, together)]
+        scores = [[e.accuracies for e in store.result(job.cell).evaluations] for store in (alone, together)]
         assert scores[0] == scores[1]
         assert len(scores[0]) == len(job.evaluations)
         log = [json.loads(line) for line in (together.directory(job.cell) / "steps.jsonl").read_text().splitlines()]

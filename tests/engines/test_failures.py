@@ -43,7 +43,7 @@ CELL = toy_job(Drift, ipc=10).cell
 )  # fmt: skip
 def test_words(error, word):
     assert failure_word(error) == word
-    assert describe_failure(CELL, error)["error"] == word
+    assert describe_failure(CELL, error).error == word
     assert failure_reason(CELL, error).startswith(f"{word}: ")
 
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark import cli
-from benchmark.condensation import embeddings
 from benchmark.store.folder import Store
+from benchmark.system import files as system_files
 from tests.toys import Drift
 
 GRID = (
@@ -94,7 +94,7 @@ class Full:
 
     def __init__(self, monkeypatch) -> None:
         self.writes, self.at = 0, 0
-        for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (embeddings.checkpoint, "save")):
+        for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp"), (system_files, "save_file")):
             monkeypatch.setattr(module, name, self._counted(getattr(module, name)))
 
     def _counted(self, function):
@@ -194,8 +194,8 @@ def test_the_clock_may_jump(bench, tmp_path, whole, monkeypatch):
     assert looks[0]
     assert same(tensors(tmp_path / "jumps"), whole)
     for record in Store(tmp_path / "jumps").records():
-        assert all(entry["seconds"] >= 0 for entry in record.result["evaluations"])
-        assert record.result["condensation"]["seconds"] >= 0
+        assert all(entry.seconds >= 0 for entry in record.result.evaluations)
+        assert record.result.condensation.seconds >= 0
     Drift.condensed = 0
     assert bench(tmp_path / "jumps")[0] == 0
     assert Drift.condensed == 0, "what is done was done again"

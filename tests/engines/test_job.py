@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from benchmark import data
 from benchmark.engines.job import CONDENSED, Worker, draws_of
@@ -14,8 +15,10 @@ from benchmark.evaluation.evaluate import at_once
 from benchmark.grid import registry
 from benchmark.store.cells import Evaluation
 from benchmark.store.condensed_set import ArtifactError, load_artifact
-from benchmark.store.folder import Store, sealed
+from benchmark.store.folder import Store
+from benchmark.store.records import as_json
 from benchmark.system.errors import Stopped
+from benchmark.system.files import sealed
 from benchmark.system.runtime import Runtime
 from benchmark.testing import short_job
 from benchmark.training.recipes import Recipe
@@ -51,23 +54,23 @@ def test_what_is_stored(run, store, digits):
     assert sorted(path.name for path in directory.iterdir()) == [
         "condensed.safetensors", "config.json", "preview.png", "result.json", "steps.jsonl",
     ]  # fmt: skip
-    assert json.loads((directory / "result.json").read_text()) == sealed(result)
+    assert json.loads((directory / "result.json").read_text()) == sealed(as_json(result))
     assert store.result(job.cell) == result
-    condensation = result["condensation"]
-    assert condensation["steps"] == 6
-    assert condensation["floats"] == condensation["budget_floats"] == 3 * 10 * 64
-    assert condensation["budget_multiple"] == 1.0
-    assert (condensation["images"], condensation["images_per_class"]) == (30, 3)
-    assert condensation["notes"] == {"mode": "drift"}
-    assert condensation["train_images"] == len(digits.train)
-    (entry,) = result["evaluations"]
-    assert (entry["protocol"], entry["network"], entry["steps"], entry["images"]) == ("unified", "convnet", 3, 30)
-    assert len(entry["accuracies"]) == 2
-    assert all(0 <= accuracy <= 1 for accuracy in entry["accuracies"])
+    condensation = result.condensation
+    assert condensation.steps == 6
+    assert condensation.floats == condensation.budget_floats == 3 * 10 * 64
+    assert condensation.budget_multiple == 1.0
+    assert (condensation.images, condensation.images_per_class) == (30, 3)
+    assert condensation.notes == {"mode": "drift"}
+    assert condensation.train_images == len(digits.train)
+    (entry,) = result.evaluations
+    assert (entry.protocol, entry.network, entry.steps, entry.images) == ("unified", "convnet", 3, 30)
+    assert len(entry.accuracies) == 2
+    assert all(0 <= accuracy <= 1 for accuracy in entry.accuracies)
     phases = {json.loads(line)["phase"] for line in (directory / "steps.jsonl").read_text().splitlines()}
     assert phases == {"condense", "evaluate unified-convnet 0-2"}
     with safe_open(directory / CONDENSED, "pt") as file:
-        assert sum(file.get_tensor(name).numel() for name in file.keys() if name != "labels") == condensation["floats"]
+        assert sum(file.get_tensor(name).numel() for name in file.keys() if name != "labels") == condensation.floats
 
 
 def log_of(store, job):
@@ -86,7 +89,7 @@ def test_a_job_in_parts_is_the_job(run, store, digits, tmp_path):
     for evaluation in reversed(job.evaluations):
         entries += parts.score(replace(job, evaluations=(evaluation,)), digits)
     result = parts.conclude(job, digits, entries)
-    scores = [[(e["protocol"], e["accuracies"]) for e in found["evaluations"]] for found in (expected, result)]
+    scores = [[(e.protocol, e.accuracies) for e in found.evaluations] for found in (expected, result)]
     assert scores[0] == scores[1]
     assert log_of(parts.store, job) == log_of(store, job)
     assert parts.store.is_done(job)
@@ -96,25 +99,25 @@ def test_a_job_in_parts_is_the_job(run, store, digits, tmp_path):
 
 def test_more_networks_are_added_to_the_result_without_condensing_again(run, store):
     job = toy_job(nets=2)
-    first = run(job)["evaluations"][0]
+    first = run(job).evaluations[0]
     path = store.directory(job.cell) / CONDENSED
     before = stamp(path)
-    second = run(toy_job(nets=5))["evaluations"]
+    second = run(toy_job(nets=5)).evaluations
     assert Drift.condensed == 1
     assert stamp(path) == before
     (entry,) = second
-    assert entry["accuracies"][:2] == first["accuracies"]
-    assert len(entry["accuracies"]) == 5
-    assert entry["seconds"] > first["seconds"]
+    assert entry.accuracies[:2] == first.accuracies
+    assert len(entry.accuracies) == 5
+    assert entry.seconds > first.seconds
     assert store.is_done(toy_job(nets=5))
     assert store.is_done(job)
-    assert run(toy_job(nets=3))["evaluations"] == second  # fewer than there are: nothing to do, nothing lost
+    assert run(toy_job(nets=3)).evaluations == second  # fewer than there are: nothing to do, nothing lost
 
 
 def test_three_and_two_more_score_like_five(run, store, tmp_path, digits):
     run(toy_job(nets=3))
-    grown = run(toy_job(nets=5))["evaluations"][0]["accuracies"]
-    at_once = Worker(Store(tmp_path / "other"), CPU).run(toy_job(nets=5), digits)["evaluations"][0]["accuracies"]
+    grown = run(toy_job(nets=5)).evaluations[0].accuracies
+    at_once = Worker(Store(tmp_path / "other"), CPU).run(toy_job(nets=5), digits).evaluations[0].accuracies
     # One batched computation of five rounds otherwise than three and two: a borderline image may change sides.
     assert grown == pytest.approx(at_once, abs=2.01 / len(digits.test))
     assert grown[:3] == pytest.approx(at_once[:3], abs=2.01 / len(digits.test))
@@ -130,7 +133,7 @@ def evaluated(digits, toys, monkeypatch):
 
     def evaluated(store, together, stop=lambda: False):
         monkeypatch.setattr("benchmark.evaluation.evaluate.at_once", lambda *_: together)
-        return Worker(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits)["evaluations"][0]
+        return Worker(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits).evaluations[0]
 
     return evaluated
 
@@ -139,8 +142,8 @@ def evaluated(digits, toys, monkeypatch):
 def test_groups_of_networks_score_like_all_at_once(evaluated, tmp_path, together):
     store = Store(tmp_path / "groups")
     found, expected = evaluated(store, together), evaluated(Store(tmp_path / "whole"), 5)
-    assert len(expected["accuracies"]) == 5
-    assert found["accuracies"] == expected["accuracies"]
+    assert len(expected.accuracies) == 5
+    assert found.accuracies == expected.accuracies
     phases = dict.fromkeys(phase for phase, *_ in log_of(store, toy_job()) if phase != "condense")
     names = {1: ["0-1", "1-2", "2-3", "3-4", "4-5"], 2: ["0-2", "2-4", "4-5"], 4: ["0-4", "4-5"]}[together]
     assert list(phases) == [f"evaluate unified-convnet {name}" for name in names]
@@ -154,9 +157,9 @@ def test_an_evaluation_in_groups_goes_on_where_it_was_stopped(evaluated, tmp_pat
         evaluated(parts, 2, lambda: len(steps) == 5)
     found = evaluated(parts, 2)
     assert steps == [(2, 0), (2, 1), (2, 2)] * 2 + [(1, 0), (1, 1), (1, 2)]
-    assert found["accuracies"] == expected["accuracies"]
+    assert found.accuracies == expected.accuracies
     assert log_of(parts, toy_job()) == log_of(whole, toy_job())
-    assert found["seconds"] > 0
+    assert found.seconds > 0
 
 
 @pytest.mark.parametrize(("precision", "gib", "together"), [("float32", 24, 4), ("float32", 1, 1), ("reference", 1, 7)])
@@ -175,10 +178,10 @@ def test_another_network_and_another_protocol_are_added(run, store):
     result = run(toy_job(evaluations=asked))
     assert Drift.condensed == 1
     assert stamp(store.directory(toy_job().cell) / CONDENSED) == before
-    found = {(e["protocol"], e["network"], e["steps"], len(e["accuracies"])) for e in result["evaluations"]}
+    found = {(e.protocol, e.network, e.steps, len(e.accuracies)) for e in result.evaluations}
     assert found == {("unified", "convnet", 3, 2), ("unified", "alexnet", 3, 1), ("native", "convnet", 4, 1)}
     # Asking for less again takes nothing away.
-    assert run(toy_job())["evaluations"] == result["evaluations"]
+    assert run(toy_job()).evaluations == result.evaluations
 
 
 def test_both_protocols_share_the_training_where_their_recipes_are_equal(run, monkeypatch):
@@ -190,22 +193,22 @@ def test_both_protocols_share_the_training_where_their_recipes_are_equal(run, mo
     from benchmark.training.trainer import Ensemble
 
     both = (unified(2), unified(2, protocol="native"))
-    one, other = run(toy_job(evaluations=both))["evaluations"]
+    one, other = run(toy_job(evaluations=both)).evaluations
     assert trained == [2]
-    assert one["accuracies"] == other["accuracies"]
-    assert one["seconds"] == other["seconds"]
+    assert one.accuracies == other.accuracies
+    assert one.seconds == other.seconds
     # Networks added under one name are there under the other; only what is missing is trained.
-    grown = run(toy_job(evaluations=(unified(4), unified(3, protocol="native"))))["evaluations"]
+    grown = run(toy_job(evaluations=(unified(4), unified(3, protocol="native")))).evaluations
     assert trained == [2, 2]
-    by_name = {entry["protocol"]: entry["accuracies"] for entry in grown}
-    assert by_name["native"][:2] == by_name["unified"][:2] == one["accuracies"]
+    by_name = {entry.protocol: entry.accuracies for entry in grown}
+    assert by_name["native"][:2] == by_name["unified"][:2] == one.accuracies
     assert len(by_name["unified"]) == 4
     assert len(by_name["native"]) >= 3
 
 
 def test_the_evaluation_of_networks_to_come_is_not_the_one_of_those_there(run):
     job = toy_job(nets=6)
-    accuracies = run(job)["evaluations"][0]["accuracies"]
+    accuracies = run(job).evaluations[0].accuracies
     assert len(set(accuracies)) > 1
 
 
@@ -239,7 +242,7 @@ def test_a_damaged_condensed_set_is_named_and_condensed_again(run, store, damage
         again = run(job)
     assert Drift.condensed == 1
     assert path.read_bytes() != b""
-    assert again["evaluations"][0]["accuracies"] == good["evaluations"][0]["accuracies"]
+    assert again.evaluations[0].accuracies == good.evaluations[0].accuracies
 
 
 def test_a_broken_artifact_is_refused(run, store, digits):
@@ -288,9 +291,9 @@ def test_failures_are_recorded_with_their_word_and_never_count(run, store, mode,
         run(job)
     assert not store.is_done(job)
     (record,) = store.records()
-    assert (record.status, record.failure["error"]) == ("failed", word)
-    assert said in record.failure["message"]
-    assert "Traceback" in record.failure["traceback"]
+    assert (record.status, record.failure.error) == ("failed", word)
+    assert said in record.failure.message
+    assert "Traceback" in record.failure.traceback
     assert not (record.directory / "result.json").exists()
     assert not (record.directory / CONDENSED).exists()
 
@@ -298,19 +301,18 @@ def test_failures_are_recorded_with_their_word_and_never_count(run, store, mode,
 def test_a_full_disk_while_saving_leaves_nothing_that_looks_finished(run, store, monkeypatch):
     job = toy_job()
 
-    def full(path, data):
-        if path.name == CONDENSED:
-            raise OSError(28, "No space left on device", str(path))
-        return write(path, data)
+    def full(tensors, path, metadata):
+        if path.name.startswith(f".{CONDENSED}"):
+            path.write_bytes(b"half of it")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return save_file(tensors, path, metadata)
 
-    from benchmark.system.files import write_atomically as write
-
-    monkeypatch.setattr("benchmark.store.condensed_set.write_atomically", full)
+    monkeypatch.setattr("benchmark.system.files.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         run(job)
     monkeypatch.undo()
     (record,) = store.records()
-    assert (record.status, record.failure["error"]) == ("failed", "disk full")
+    assert (record.status, record.failure.error) == ("failed", "disk full")
     assert not (record.directory / CONDENSED).exists()
     run(job)
     assert store.records()[0].status == "done"
@@ -331,8 +333,8 @@ def test_a_failed_attempt_to_add_keeps_the_result(run, store, monkeypatch):
         run(toy_job(nets=9))
     assert store.is_done(toy_job())
     (record,) = store.records()
-    assert len(record.result["evaluations"][0]["accuracies"]) == 2
-    assert record.failure["error"] == "out of memory"
+    assert len(record.result.evaluations[0].accuracies) == 2
+    assert record.failure.error == "out of memory"
 
 
 def test_seeds_are_independent_and_repeatable(run, store, tmp_path, digits):

@@ -58,7 +58,7 @@ def outcome(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], list]]:
     found = {}
     for record in Store(folder / "results").records():
         assert record.status == "done", record
-        accuracies = [entry["accuracies"] for entry in record.result["evaluations"]]
+        accuracies = [entry.accuracies for entry in record.result.evaluations]
         found[record.directory.name] = load_file(record.directory / "condensed.safetensors"), accuracies
     return found
 

@@ -226,7 +226,7 @@ def test_a_failure_is_told_and_comes_back(go, apart, digits, tmp_path):
     assert outcome.done == 1
     assert outcome.failed[0][1].startswith("too few images: ")
     failures = [record.failure for record in Store(tmp_path / "ray").records() if record.failure]
-    assert [failure["error"] for failure in failures] == ["too few images"]
+    assert [failure.error for failure in failures] == ["too few images"]
 
 
 @pytest.mark.long

@@ -8,7 +8,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmark.cli.listing import duration
 from benchmark.engines.progress import Display
 from benchmark.engines.serial import StopSignal, run_jobs
 from benchmark.store.folder import Store
@@ -106,12 +105,6 @@ def test_the_live_display_shows_variants_as_they_are():
     assert "condense" in shown
     assert "loss 0.25" in shown
     assert "failed: error: [b]" in shown
-
-
-def test_durations():
-    assert [duration(seconds) for seconds in (0, 119, 120, 7199, 7200, 90_000)] == [
-        "0 s", "119 s", "2 min", "120 min", "2.0 h", "25.0 h",
-    ]  # fmt: skip
 
 
 def test_seeds_depend_on_every_part_and_on_nothing_else():

@@ -130,7 +130,7 @@ def test_the_steps_that_are_reported_are_those_taken():
     """A network that settles leaves out the rest of its steps."""
     run, task = Run(), toy_task()
     container = CAFE(dataclasses.replace(HYPER, iterations=2, lambda1=2.0)).condense(task, run)
-    taken = describe_condensation(container, task, run, task.runtime)["steps"]
+    taken = describe_condensation(container, task, run, task.runtime).steps
     most = 2 * HYPER.max_image_steps
     assert taken == run.phases["condense"]["steps"] == run.notes["bi_level_loop"]["image_steps"] < most == 8
 

@@ -276,6 +276,6 @@ def test_every_method_runs_on_every_data_set(name, dataset_name, tiny_data, tmp_
     result = Worker(store, Runtime(dataset.train.images.device), tmp_path / "cache").run(job, dataset)
     assert store.is_done(job)
     assert [record.status for record in store.records()] == ["done"]
-    assert len(result["evaluations"][0]["accuracies"]) == 1
-    assert result["dataset"]["classes"] == dataset.spec.classes
+    assert len(result.evaluations[0].accuracies) == 1
+    assert result.dataset.classes == dataset.spec.classes
     assert (store.directory(job.cell) / "preview.png").stat().st_size > 100

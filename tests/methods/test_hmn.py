@@ -236,30 +236,23 @@ def test_starts_as_pytorch_starts_its_layers():
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.3)
 
 
-def test_images_are_dropped_added_and_exported_one_by_one():
+def test_images_are_dropped_one_by_one():
     container = container_of((3, 32, 32), 3, 5, layout_for(10, (3, 32, 32), 1))
     images = container.decode_classes().detach()
     own = container.instance_memory[0, 0].numel()
-    floats, exported = container.num_floats, torch.stack([container.instance(c, 2) for c in range(3)])
-    assert exported.shape == (3, *container.instance_memory.shape[2:])
+    floats = container.num_floats
     kept = torch.tensor([[0, 1, 3, 4], [1, 2, 3, 4], [0, 1, 2, 4]])
     container.keep_(kept)
     assert (container.per_class, container.num_images) == (4, 12)
     assert container.num_floats == floats - 3 * own
     rows = torch.arange(3)[:, None]
     torch.testing.assert_close(container.decode_classes(), images[rows, kept])
-    container.add_(exported[:, None])
-    assert container.num_floats == floats
-    torch.testing.assert_close(container.decode_classes()[:, 4], images[:, 2])
-    assert container.labels.tolist() == [c for c in range(3) for _ in range(5)], "class-major"
-    container.images(torch.tensor([4])).sum().backward()
-    assert container.instance_memory.grad[0, 4].abs().sum() > 0, "the new parameter learns"
+    assert container.labels.tolist() == [c for c in range(3) for _ in range(4)], "class-major"
+    container.images(torch.tensor([3])).sum().backward()
+    assert container.instance_memory.grad[0, 3].abs().sum() > 0, "the new parameter learns"
     for ragged in (torch.tensor([0, 1]), torch.zeros(2, 4, dtype=torch.int64)):
         with pytest.raises(ValueError, match="of each of 3 classes"):
             container.keep_(ragged)
-    for one in (container.instance(0, 2), exported, exported[:2, None]):
-        with pytest.raises(ValueError, match="for each of 3 classes"):
-            container.add_(one)
 
 
 def test_each_image_is_its_own_memory_and_its_classes_share():
@@ -406,17 +399,17 @@ def test_prunes_to_the_budget_what_double_end_says():
     torch.testing.assert_close(container.decode_classes(), seen["images"][rows, seen["kept"]])
     assert container.per_class == final
     assert container.num_floats == HMN(TOY).cost(task.spec, over).floats <= over.floats
-    notes = run.notes
-    assert (notes["gipc"], notes["gipc_over"], notes["pruned_per_class"]) == (final, start, start - final)
-    assert set(notes["beta_scores"]) == {"0.0", "0.5", "1.0"}
-    best = max(sum(values) for values in notes["beta_scores"].values())
-    assert notes["beta"] == min(float(b) for b, values in notes["beta_scores"].items() if sum(values) == best)
-    assert (notes["trainings_for_beta"], notes["trainings_for_aum"]) == (6, 1)
-    assert (run.train_images, notes["beta_scored_on"]) == (33, 3)
-    assert notes["split"] == "holdout"
+    pruning = run.pruning
+    assert (pruning.gipc, pruning.gipc_over, pruning.pruned_per_class) == (final, start, start - final)
+    assert set(pruning.beta_scores) == {"0.0", "0.5", "1.0"}
+    best = max(sum(values) for values in pruning.beta_scores.values())
+    assert pruning.beta == min(float(b) for b, values in pruning.beta_scores.items() if sum(values) == best)
+    assert (pruning.trainings_for_beta, pruning.trainings_for_aum) == (6, 1)
+    assert (run.train_images, pruning.beta_scored_on) == (33, 3)
+    assert pruning.split == "holdout"
     assert method.category == "method"
     record = describe_condensation(container, task, run, task.runtime)
-    assert record["images_per_class"] == final
+    assert record.images_per_class == final
 
 
 @pytest.mark.parametrize("cls", [HMNNoPrune, HMNRandom])
@@ -455,7 +448,7 @@ def test_pilot_freezes_beta_and_then_uses_every_training_image():
     assert pools == [(True, 33), (False, 36)]
     assert {"pilot condense", "pilot beta 0.5", "condense", "margins"} <= run.phases.keys()
     assert "beta 0.5" not in run.phases, "beta is frozen"
-    assert (run.train_images, run.notes["trainings_for_aum"], run.notes["trainings_for_beta"]) == (36, 2, 6)
+    assert (run.train_images, run.pruning.trainings_for_aum, run.pruning.trainings_for_beta) == (36, 2, 6)
     assert container.num_floats <= tall_task().budget.floats
     control = Run()
     HMNNoPrune(hyper).condense(tall_task(), control)
@@ -475,7 +468,7 @@ def test_a_given_beta_is_searched_no_more():
     Watched(hyper).condense(tall_task(), run)
     assert pools == [36]
     assert set(run.phases) == {"warm start", "condense", "margins"}
-    assert (run.notes["beta"], run.notes["trainings_for_beta"], run.notes["beta_scored_on"]) == (0.5, 0, 0)
+    assert (run.pruning.beta, run.pruning.trainings_for_beta, run.pruning.beta_scored_on) == (0.5, 0, 0)
     spec, budget = tall_task().spec, tall_task().budget
     search = len(range(0, 11, TOY.beta_stride)) * TOY.beta_nets * TOY.beta_steps
     seen = min(unified(budget.ipc).batch, HMN(hyper).sizes(spec, budget)[0] * spec.classes)
@@ -501,13 +494,13 @@ def test_controls():
     assert HMNNoPrune(TOY).sizes(spec, native) == (start, start)
     run, task = Run(), tall_task()
     noprune = HMNNoPrune(TOY).condense(task, run)
-    assert (noprune.per_class, run.notes["pruned_per_class"], "margins" in run.phases) == (final, 0, False)
+    assert (noprune.per_class, run.pruning.pruned_per_class, "margins" in run.phases) == (final, 0, False)
     over = HMNNoPrune(TOY).condense(dataclasses.replace(tall_task(), budget=native), Run())
     assert (over.per_class, over.num_floats > strict.floats) == (start, True)
     assert over.num_floats == HMNNoPrune(TOY).cost(spec, native).floats
     run = Run()
     random = HMNRandom(TOY).condense(tall_task(), run)
-    assert (random.per_class, "margins" in run.phases, "beta" in run.notes) == (final, False, False)
+    assert (random.per_class, "margins" in run.phases, run.pruning.beta) == (final, False, None)
     twice = HMNRandom(TOY).condense(tall_task(), Run())
     assert torch.equal(tensors_of(random), tensors_of(twice))
 
@@ -517,7 +510,7 @@ def test_nothing_over_budget_means_no_search():
     hyper = dataclasses.replace(TOY, over_budget=0.0, split="pilot")
     HMN(hyper).condense(tall_task(), run)
     assert set(run.phases) == {"warm start", "condense"}
-    assert run.notes["pruned_per_class"] == 0
+    assert run.pruning.pruned_per_class == 0
 
 
 def test_the_selection_has_no_way_to_the_test_split():

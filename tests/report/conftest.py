@@ -8,7 +8,9 @@ from PIL import Image
 
 from benchmark.report import plots
 from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
-from benchmark.store.folder import Store
+from benchmark.store.folder import RESULT, Store
+from benchmark.store.records import Failure
+from benchmark.system.files import sealed, write_json
 from benchmark.training.recipes import unified
 
 PUBLISHED = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}
@@ -41,13 +43,9 @@ class Folder:
     def failed(self, error="budget too small", message="needs 40 floats", protocols=("unified",), **fields):
         cell = self.cell(**fields)
         self.ask(cell, protocols)
-        failure = {
-            "cell": cell.config(),
-            "error": error,
-            "message": message,
-            "traceback": "Traceback (most recent)",
-        }
-        self.store.fail(cell, failure | {"time": "2026-11-22T14:00:00+00:00"})
+        self.store.fail(
+            cell, Failure(cell.config(), error, message, "Traceback (most recent)", "2026-11-22T14:00:00+00:00")
+        )
 
     def done(self, accuracies, protocols=("unified",), networks=("convnet",), asked=None, extra=None, **fields):
         """`accuracies`: fractions, one per network. `extra`: sections of the result to be merged in."""
@@ -56,7 +54,7 @@ class Folder:
         result = self._result(cell, evaluations, accuracies)
         for name, section in (extra or {}).items():
             result[name] = result[name] | section
-        self.store.finish(cell, result)
+        write_json(self.store.directory(cell) / RESULT, sealed(result))
         return self.store.directory(cell)
 
     def _result(self, cell, evaluations, accuracies):

@@ -173,7 +173,15 @@ def test_a_cell_without_a_result_has_no_recipe_to_differ_in(folder):
 
 
 @pytest.mark.parametrize("title", [{}, [1], 7, None, True])
-def test_a_stored_title_that_is_no_text_is_no_reason_to_stop(folder, title):
-    folder.done([0.30], method="dm", extra={"dataset": {"title": title}, "method": {"title": title}})
-    folder.done([0.30], method="dc", extra={"dataset": {"title": title}, "method": {"title": title}})
-    assert [row["method"] for row in table(folder)] == ["dc", "dm"]
+def test_a_stored_title_that_is_no_text_is_named_and_no_reason_to_stop(folder, title):
+    directory = folder.done([0.30], method="dm", extra={"method": {"title": title}})
+    folder.done([0.30], method="dc")
+    with pytest.warns(UserWarning, match=f"{directory / 'result.json'} is not a result of this cell .*method.title"):
+        rows = table(folder)
+    assert [(row["method"], row["status"]) for row in rows] == [("dc", "done"), ("dm", "missing")]
+
+
+def test_fields_of_a_newer_version_are_left_out(folder):
+    folder.done([0.30], extra={"condensation": {"joules": 3.0}, "environment": {"planet": "Mars"}})
+    (row,) = table(folder)
+    assert (row["accuracy"], row["status"]) == ("30.0", "done")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmark.report import build
 from benchmark.store.folder import SPEED_FORMAT, Store
+from benchmark.store.records import Speed, from_json
 
 
 def measured(**other):
@@ -30,7 +31,7 @@ def measured(**other):
 
 def test_bars_and_circumstances_are_shown(tmp_path):
     store = Store(tmp_path)
-    store.keep_speed(measured())
+    store.keep_speed(from_json(measured(), Speed))
     page = build(store).read_text()
     assert 'id="speed"' in page and "convolution at most 250 GFLOP/s" in page
     assert "contended by 3.0 other processes" in page
@@ -42,7 +43,7 @@ def test_bars_and_circumstances_are_shown(tmp_path):
 
 def test_without_measurements_there_are_no_bars(tmp_path):
     store = Store(tmp_path)
-    stored = store.keep_speed(measured())
+    stored = store.keep_speed(from_json(measured(), Speed))
     build(store)
     stored.unlink()
     assert 'id="speed"' not in build(store).read_text()

@@ -259,7 +259,7 @@ def test_one_container_makes_no_table(folder):
     assert 'id="containers"' not in (folder.store.root / "index.html").read_text()
 
 
-def test_pruning_table(folder):
+def test_pruning_table_of_results_that_have_it_among_their_notes(folder):
     notes = {"gipc": 87, "gipc_over": 96, "pruned_per_class": 9, "beta": 0.4, "trainings_for_aum": 1}
     folder.done([0.66], method="hmn", extra={"condensation": {"notes": notes | {"trainings_for_beta": 22}}})
     plain = {"gipc": 87, "gipc_over": 87, "pruned_per_class": 0}
@@ -278,8 +278,9 @@ def test_pruning_table(folder):
 def test_pruning_table_of_several_seeds(folder):
     """What every condensation chose, not what the first did."""
     for seed, beta in enumerate((0.0, 0.5, 1.0)):
-        notes = {"gipc": 87, "gipc_over": 96, "beta": beta, "trainings_for_beta": 22, "train_pool": 45_000}
-        folder.done([0.6 + seed / 100], method="hmn", seed=seed, extra={"condensation": {"notes": notes}})
+        pruning = {"gipc": 87, "gipc_over": 96, "beta": beta, "trainings_for_beta": 22}
+        extra = {"condensation": {"pruning": pruning, "train_images": 45_000}}
+        folder.done([0.6 + seed / 100], method="hmn", seed=seed, extra=extra)
     (line,) = csv.DictReader(read(folder, "pruning.csv").splitlines())
     assert (line["beta"], line["trainings_for_beta"], line["train_pool"]) == ("0 0.5 1", "22", "45000")
     assert "0.00 / 0.50 / 1.00" in (folder.store.root / "tables" / "pruning.md").read_text()

@@ -1,33 +1,40 @@
 """The results folder: what counts as done, what damage does, and that nothing half-written is ever seen."""
 
+import dataclasses
 import json
 import os
 import threading
 import warnings
 
+import numpy as np
 import pytest
+import torch
 
 from benchmark.store.cells import RESULT_FORMAT, Evaluation
-from benchmark.store.folder import CHECKSUM, Store, holds, same_training
+from benchmark.store.folder import Store, holds, same_training
+from benchmark.store.records import EvaluationResult, Failure, Request, Result, as_json, from_json
 from benchmark.system.files import write_atomically, write_json
 from benchmark.training.recipes import Recipe
 from tests.toys import SHORT, toy_job
 
 
 def evaluation_entry(accuracies=(0.5, 0.75), protocol="unified", network="convnet", recipe=SHORT, factor=1.0):
-    import dataclasses
-
     return {
         "protocol": protocol, "network": network, "recipe": dataclasses.asdict(recipe), "factor": factor, "steps": 3,
         "accuracies": list(accuracies), "seconds": 1.5, "peak_memory_mib": None,
     }  # fmt: skip
 
 
-def result_of(job, *entries):
+def json_of(job):
+    """What result.json must hold at least."""
     return {
         "format": RESULT_FORMAT, "key": job.cell.key, "cell": job.cell.config(), "condensation": {"seconds": 1.0},
-        "evaluations": list(entries or (evaluation_entry(),)), "environment": {"device": "cpu"},
+        "evaluations": [evaluation_entry()], "environment": {"device": "cpu"},
     }  # fmt: skip
+
+
+def result_of(job):
+    return from_json(json_of(job), Result)
 
 
 @pytest.fixture
@@ -53,12 +60,13 @@ def test_announced_then_failed_then_done(store, job):
     (record,) = store.records()
     assert (record.status, record.directory, record.result, record.failure) == ("missing", directory, None, None)
     assert record.config == job.cell.config()
-    assert record.requested == [{"protocol": "unified", "network": "convnet", "nets": 2}]
+    assert record.cell == job.cell
+    assert record.requested == (Request("unified", "convnet", 2),)
     assert not store.is_done(job)
 
-    store.fail(job.cell, {"error": "out of memory"})
+    store.fail(job.cell, Failure(error="out of memory"))
     (record,) = store.records()
-    assert (record.status, record.failure) == ("failed", {"error": "out of memory"})
+    assert (record.status, record.failure) == ("failed", Failure(error="out of memory"))
     assert not store.is_done(job)
 
     (directory / "checkpoint").mkdir()
@@ -75,7 +83,7 @@ def test_announced_then_failed_then_done(store, job):
 
 def test_a_kill_in_the_middle_of_finishing_leaves_no_contradiction(store, job, monkeypatch):
     directory = store.announce(job)
-    store.fail(job.cell, {"error": "error"})
+    store.fail(job.cell, Failure(error="error"))
     monkeypatch.setattr("benchmark.store.folder.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.finish(job.cell, result_of(job))
@@ -87,11 +95,11 @@ def test_a_kill_in_the_middle_of_finishing_leaves_no_contradiction(store, job, m
 def test_a_failure_never_counts_as_done_and_takes_no_result_away(store, job):
     store.announce(job)
     store.finish(job.cell, result_of(job))
-    store.fail(job.cell, {"error": "out of memory"})
+    store.fail(job.cell, Failure(error="out of memory"))
     assert store.is_done(job)
     (record,) = store.records()
     assert record.result == result_of(job)
-    assert record.failure == {"error": "out of memory"}
+    assert record.failure == Failure(error="out of memory")
 
 
 DAMAGE = {
@@ -143,7 +151,7 @@ def _changes():
 @pytest.mark.parametrize("change", [pytest.param(change, id=name) for name, change in _changes()])
 def test_a_result_of_something_else_is_named_and_redone(store, job, change):
     path = store.announce(job) / "result.json"
-    path.write_text(json.dumps(change(result_of(job))))
+    path.write_text(json.dumps(change(json_of(job))))
     with pytest.warns(UserWarning, match=f"{path} is (not a result of this cell|damaged)"):
         assert not store.is_done(job)
     with pytest.warns(UserWarning, match=f"{path} is (not a result of this cell|damaged)"):
@@ -155,16 +163,15 @@ def test_no_flipped_bit_in_a_result_goes_unnoticed(store, job):
     path = store.announce(job) / "result.json"
     store.finish(job.cell, result_of(job))
     content = path.read_bytes()
-    value = json.loads(content)
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 7]) + content[place + 1 :])
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = store.result(job.cell)
         # What still reads as the result says the same: a space that became a tab, or the checksum's own name.
-        assert found is None or {k: found.get(k) for k in value if k != CHECKSUM} == result_of(job)
+        assert found is None or found == result_of(job)
         assert bool(said) == (found is None)
-    path.write_text(json.dumps(result_of(job)))  # as it was written before there were checksums
+    path.write_text(json.dumps(json_of(job)))  # as it was written before there were checksums
     assert store.is_done(job)
 
 
@@ -190,19 +197,64 @@ def test_a_result_outlives_a_damaged_config(store, job, content):
     directory = store.announce(job)
     store.finish(job.cell, result_of(job))
     (directory / "config.json").write_text(content)
-    if content in ("{", "[]"):
-        with pytest.warns(UserWarning, match=str(directory / "config.json")):
-            (record,) = store.records()
-        assert (record.status, record.config) == ("done", job.cell.config())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        (record,) = store.records()
+    assert bool(said) == (content in ("{", "[]"))
+    assert (record.status, record.cell, record.config) == ("done", job.cell, job.cell.config())
     assert store.is_done(job)
 
 
 @pytest.mark.parametrize("requested", [None, 3, "x", [3, {"protocol": "unified"}]])
-def test_a_damaged_request_breaks_nothing(store, job, requested):
+def test_a_damaged_request_is_named_and_breaks_nothing(store, job, requested):
     path = store.announce(job) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"requested": requested}))
-    (record,) = store.records()
-    assert all(isinstance(entry, dict) for entry in record.requested)
+    with pytest.warns(UserWarning, match=f"{path} is damaged"):
+        (record,) = store.records()
+    assert (record.cell, record.requested) == (job.cell, ())
+
+
+def test_a_folder_whose_config_names_no_cell_is_named(store):
+    directory = store.runs / "broken"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text('{"key": "x", "cell": {"method": 3}}')
+    with pytest.warns(UserWarning, match="config.json names no cell"):
+        assert store.records() == []
+
+
+@pytest.mark.parametrize("content", ['{"error": 3}', "[]", "{"])
+def test_a_damaged_failure_is_named_and_ignored(store, job, content):
+    path = store.announce(job) / "failure.json"
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=str(path)):
+        (record,) = store.records()
+    assert record.status == "missing"
+
+
+def test_what_other_versions_wrote_is_read(store, job):
+    """An older version lacks fields, a newer one has more; those that identify a cell or a recipe are kept whole."""
+    newer = json_of(job) | {"planet": "Mars"}
+    newer["condensation"] |= {"joules": 3.0}
+    newer["evaluations"][0]["recipe"]["warm_up"] = 5
+    write_json(store.announce(job) / "result.json", newer)
+    found = store.result(job.cell)
+    assert (found.condensation.seconds, found.condensation.pruning, found.method) == (1.0, None, None)
+    assert found.evaluations[0].recipe["warm_up"] == 5
+    assert store.missing_evaluations(job) == job.evaluations, "another recipe is another training"
+
+
+def test_notes_are_json_or_refused(job):
+    noted = dataclasses.replace(
+        result_of(job).condensation, notes={"score": np.float64(0.5), "torch": torch.__version__}
+    )
+    assert as_json(noted)["notes"] == {"score": 0.5, "torch": str(torch.__version__)}
+    with pytest.raises(TypeError):
+        as_json(dataclasses.replace(noted, notes={"object": object()}))
+
+
+def test_a_record_is_its_json(job):
+    for record in (result_of(job), Failure(job.cell.config(), "error", "what", "where", "when")):
+        assert from_json(json.loads(json.dumps(as_json(record))), type(record)) == record
 
 
 def test_a_reader_sees_the_old_content_or_the_new(tmp_path):
@@ -244,7 +296,7 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path):
 
 def test_which_stored_evaluation_is_the_wanted_one():
     wanted = Evaluation("unified", "convnet", 2, SHORT, 1.0)
-    entry = json.loads(json.dumps(evaluation_entry()))  # as it comes back from the disk
+    entry = from_json(json.loads(json.dumps(evaluation_entry())), EvaluationResult)  # as it comes back from the disk
     assert holds(entry, wanted)
     assert holds(entry, Evaluation("unified", "convnet", 1, SHORT, 1.0))
     assert not holds(entry, Evaluation("unified", "convnet", 3, SHORT, 1.0))
@@ -261,12 +313,10 @@ def test_which_stored_evaluation_is_the_wanted_one():
 
 
 def test_a_result_that_came_back_from_another_node_is_done_here(store, job, tmp_path):
-    """As the Ray engine keeps it: its file carries a checksum already."""
     there = Store(tmp_path / "there")
     there.announce(job)
     there.finish(job.cell, result_of(job))
-    sent = json.loads((there.directory(job.cell) / "result.json").read_text())
     store.announce(job)
-    store.finish(job.cell, sent)
+    store.finish(job.cell, there.result(job.cell))
     assert store.is_done(job)
     assert store.result(job.cell) == there.result(job.cell)

@@ -153,7 +153,7 @@ def test_two_programs_share_a_grid(tmp_path):
     assert [program.returncode for program in programs] == [0, 0]
     records = Store(tmp_path / "results").records()
     assert [record.status for record in records] == ["done", "done"]
-    assert all(len(record.result["evaluations"]) == 1 for record in records)
+    assert all(len(record.result.evaluations) == 1 for record in records)
     assert all("report: " in text for text in printed)
     for record in records:
         phases = [line for line in (record.directory / "steps.jsonl").read_text().splitlines() if "evaluate" in line]
