@@ -51,7 +51,7 @@ spelling: $(VENV)/developing
 	$(VENV)/bin/codespell --check-hidden .ci .github .pre-commit-config.yaml *.* Makefile benchmark docs methods tests
 
 docs: $(VENV)/developing
-	$(RUN) -m mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet --site-dir build/site
 
 hooks: $(VENV)/developing
 	$(RUN) -m pre_commit install
