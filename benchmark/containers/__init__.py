@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +20,9 @@ from benchmark.data.whitening import ZCA
 
 Space = Literal["raw", "normalised", "zca"]
 """What the decoded pixels are: in [0,1], normalised per channel, or ZCA-whitened."""
+
+ImageShape = tuple[int, int, int]
+"""(channels, rows, columns)"""
 
 _kinds: dict[str, type[Container]] = {}
 
@@ -101,6 +105,12 @@ class Container(nn.Module, ABC):
     @torch.no_grad()
     def project_(self) -> None:
         """Bring the parameters back to where they are allowed to be, before saving; nothing by default."""
+
+
+def as_shape(image_shape: Sequence[int]) -> ImageShape:
+    """The image shape that a configuration holds as a list."""
+    channels, rows, columns = image_shape
+    return channels, rows, columns
 
 
 def build(kind: str, config: dict[str, Any]) -> Container:

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.containers import Container, Space
+from benchmark.containers import Container, ImageShape, Space, as_shape
 from benchmark.containers.budget import Budget
 from benchmark.system.errors import BudgetError
 
 
-def basis_shape(image_shape: tuple[int, int, int], downsample: int) -> tuple[int, int, int]:
+def basis_shape(image_shape: ImageShape, downsample: int) -> ImageShape:
     """(channels, rows, columns) of a basis; a side that `downsample` does not divide is rounded up."""
-    channels, *sides = image_shape
-    return channels, *(ceil(side / downsample) for side in sides)
+    channels, rows, columns = image_shape
+    return channels, ceil(rows / downsample), ceil(columns / downsample)
 
 
 def default_bases(ipc: int, classes: int, basis_floats: int) -> int:
@@ -80,7 +80,7 @@ class Addressed(Container):
         space: Space = "normalised",
     ) -> None:
         super().__init__(classes, per_class, space)
-        self.image_shape, self.downsample = tuple(image_shape), downsample
+        self.image_shape, self.downsample = as_shape(image_shape), downsample
         self.basis_shape = basis_shape(self.image_shape, downsample)
         self.bases = nn.Parameter(torch.empty(bases, prod(self.basis_shape)))
         self.coefficients = nn.Parameter(torch.empty(self.num_images, bases))

@@ -47,7 +47,12 @@ class WholeSet(Container):
 
     @property
     def labels(self) -> Tensor:
-        return self.split.labels
+        return self._attached().labels
 
     def images(self, indices: Tensor | None = None) -> Tensor:
-        return self.split.gather(indices)
+        return self._attached().gather(indices)
+
+    def _attached(self) -> Split:
+        if self.split is None:
+            raise RuntimeError("a whole set that was read from a file decodes once its data set was attached")
+        return self.split

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.containers import Container, Space
+from benchmark.containers import Container, ImageShape, Space, as_shape
 from benchmark.containers.budget import Budget
 from benchmark.system.errors import BudgetError
 
 Activation = Literal["none", "relu"]
-ImageShape = tuple[int, int, int]
 
 SPEND = 0.95
 """Share of a strict budget below which what is left buys more hallucinators."""
@@ -30,8 +29,8 @@ SPEND = 0.95
 
 def half(shape: ImageShape) -> ImageShape:
     """A map of half the sides, rounded up."""
-    channels, *sides = shape
-    return channels, *(ceil(side / 2) for side in sides)
+    channels, rows, columns = shape
+    return channels, ceil(rows / 2), ceil(columns / 2)
 
 
 def map_shape(image_shape: ImageShape, half_maps: bool) -> ImageShape:
@@ -133,7 +132,7 @@ class Hallucinated(Container):
     ) -> None:
         super().__init__(classes, (full + half_size) * hallucinators, space)
         self.full, self.half_size, self.variants = full, half_size, hallucinators
-        self.image_shape, self.half_maps, self.activation = tuple(image_shape), half_maps, activation
+        self.image_shape, self.half_maps, self.activation = as_shape(image_shape), half_maps, activation
         channels, maps = self.image_shape[0], map_shape(self.image_shape, half_maps)
         kernels = (hallucinators, channels, channels, 3, 3)
         self.bases_full = nn.Parameter(torch.empty(classes, full, *self.image_shape))
@@ -184,7 +183,7 @@ class Hallucinated(Container):
         self.to(real_KNCHW.device)
         self.bases_full.copy_(real_KNCHW[:, : self.full])
         if self.half_size:
-            small = F.adaptive_avg_pool2d(real_KNCHW[:, self.full :].flatten(0, 1), self.bases_half.shape[-2:])
+            small = F.adaptive_avg_pool2d(real_KNCHW[:, self.full :].flatten(0, 1), half(self.image_shape)[1:])
             self.bases_half.copy_(small.unflatten(0, (self.classes, self.half_size)))
         bound = self.encode_weight[0, 0].numel() ** -0.5  # equal channels in and out: one bound for all four
         for parameter in (self.encode_weight, self.encode_bias, self.decode_weight, self.decode_bias):
@@ -205,7 +204,9 @@ class Hallucinated(Container):
         if self.half_size:
             small = self.bases_half[label, (position - self.full).clamp(min=0)]
             found.append(F.interpolate(small, size=self.image_shape[1:], mode="bilinear", align_corners=False))
-        return found[0] if len(found) == 1 else torch.where((position < self.full).view(-1, 1, 1, 1), *found)
+        if len(found) == 1:
+            return found[0]
+        return torch.where((position < self.full).view(-1, 1, 1, 1), found[0], found[1])
 
     def hallucinate(self, bases_GNCHW: Tensor, which_G: Tensor) -> Tensor:
         """Images [G, N, C, H, W]: the N bases of group g through hallucinator `which_G[g]`."""

@@ -72,8 +72,9 @@ class Hierarchical(Container):
         for tensor in (self.extractor_weight, self.extractor_bias):
             tensor.uniform_(-bound, bound, generator=generator)
         for layer in self.decoder:
+            assert isinstance(layer, nn.ConvTranspose2d)
             bound = prod(layer.weight.shape[1:]) ** -0.5  # PyTorch counts (in, out, 4, 4) from its second dimension
-            for tensor in (layer.weight, layer.bias):
+            for tensor in layer.parameters():
                 tensor.uniform_(-bound, bound, generator=generator)
         return self
 

@@ -122,8 +122,8 @@ class Split:
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over the images (with their shape) and labels."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().contiguous().numpy())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -195,8 +195,9 @@ def assemble(
                 f"expected 0 to {spec.classes - 1}. Replace the files."
             )
     mean, std = normalisation or channel_statistics(train[0])
-    shared = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32), spec.classes
-    return Dataset(spec, Split(*train, *shared), Split(*test, *shared), mean, std, class_names)
+    means, deviations = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+    fitted, tested = (Split(images, labels, means, deviations, spec.classes) for images, labels in (train, test))
+    return Dataset(spec, fitted, tested, mean, std, class_names)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -113,7 +113,7 @@ def _classes(root: Path, name: str) -> tuple[tuple[str, ...], list[tuple[Path, i
     folders = _subfolders(root)
     if len(folders) < 2:
         raise DataError(f"{name}: {root} has {len(folders)} class sub-folders, not 2 or more. {_LAYOUT}")
-    items = []
+    items: list[tuple[Path, int]] = []
     for label, folder in enumerate(folders):
         found = _images(folder)
         if not found:

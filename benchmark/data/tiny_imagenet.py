@@ -82,8 +82,18 @@ def _decode(tree: _Tree, spec: DatasetSpec) -> dict[str, Tensor]:
 
 
 def _spec(classes: int) -> DatasetSpec:
-    sizes = {"train_images": 500 * classes, "test_images": 50 * classes}
-    return DatasetSpec("tiny-imagenet", TITLE, 3, SIDE, SIDE, classes, flip=True, published="TinyImageNet", **sizes)
+    return DatasetSpec(
+        "tiny-imagenet",
+        TITLE,
+        3,
+        SIDE,
+        SIDE,
+        classes,
+        flip=True,
+        published="TinyImageNet",
+        train_images=500 * classes,
+        test_images=50 * classes,
+    )
 
 
 def _fetch(data_dir: Path, download: bool) -> None:
@@ -110,7 +120,7 @@ def _list(root: Path) -> _Tree:
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     key = hashlib.sha256()
 
-    train = []
+    train: list[tuple[Path, int]] = []
     for wnid, label in labels.items():
         folder = root / "train" / wnid
         found = _images(folder / "images", root, key)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from benchmark.data.dataset import Dataset, DatasetSpec, assemble
 from benchmark.data.files import DataError
 
 _Check = Callable[[Path], bool]
+_Factory = Any  # a class of torchvision.datasets: they have no base that declares what is read of them here
 
 
 class _Layout(NamedTuple):
@@ -44,8 +45,8 @@ class Source:
     std: tuple[float, ...]
     page: str
     factory: str  # name in torchvision.datasets, which takes seconds to import: specs are had without it
-    layout: Callable[[type, Path], _Layout]
-    read: Callable[[type, Path, bool, bool], _Part]
+    layout: Callable[[_Factory, Path], _Layout]
+    read: Callable[[_Factory, Path, bool, bool], _Part]
 
 
 def load(source: Source, data_dir: Path, download: bool) -> Dataset:
@@ -113,7 +114,7 @@ def _md5(md5: str) -> _Check:
     return lambda path: check_integrity(path, md5)
 
 
-def _cifar_layout(factory: type, root: Path) -> _Layout:
+def _cifar_layout(factory: _Factory, root: Path) -> _Layout:
     meta = [factory.meta["filename"], factory.meta["md5"]]
     return _Layout(
         root=root,
@@ -126,7 +127,7 @@ def _cifar_layout(factory: type, root: Path) -> _Layout:
     )
 
 
-def _read_cifar(factory: type, root: Path, train: bool, download: bool) -> _Part:
+def _read_cifar(factory: _Factory, root: Path, train: bool, download: bool) -> _Part:
     source = factory(root, train=train, download=download)
     # torchvision shows a channels-last view of the NCHW array on disk; turning it back copies nothing.
     images = np.ascontiguousarray(source.data.transpose(0, 3, 1, 2))
@@ -134,7 +135,7 @@ def _read_cifar(factory: type, root: Path, train: bool, download: bool) -> _Part
     return _Part(torch.from_numpy(images), labels, tuple(source.classes))
 
 
-def _mnist_layout(factory: type, root: Path) -> _Layout:
+def _mnist_layout(factory: _Factory, root: Path) -> _Layout:
     raw = root / factory.__name__ / "raw"
     return _Layout(
         root=root,
@@ -159,7 +160,7 @@ def _idx_intact(path: Path) -> bool:
     return not packed.is_file() or packed.read_bytes()[-8:-4] == zlib.crc32(path.read_bytes()).to_bytes(4, "little")
 
 
-def _read_mnist(factory: type, root: Path, train: bool, download: bool) -> _Part:
+def _read_mnist(factory: _Factory, root: Path, train: bool, download: bool) -> _Part:
     source = factory(root, train=train, download=download)
     prefix = "train" if train else "t10k"
     for path, intact in _mnist_layout(factory, root).needed:
@@ -170,7 +171,7 @@ def _read_mnist(factory: type, root: Path, train: bool, download: bool) -> _Part
     return _Part(source.data.unsqueeze(1), source.targets.to(torch.int64), class_names)
 
 
-def _svhn_layout(factory: type, root: Path) -> _Layout:
+def _svhn_layout(factory: _Factory, root: Path) -> _Layout:
     splits = [factory.split_list[split][1:] for split in ("train", "test")]
     names = [name for name, _ in splits]
     # The two files have no folder of their own, so many people keep them in one called svhn.
@@ -180,14 +181,19 @@ def _svhn_layout(factory: type, root: Path) -> _Layout:
     return _Layout(root=root, holds=" and ".join(names), needed=needed, archives=needed)
 
 
-def _read_svhn(factory: type, root: Path, train: bool, download: bool) -> _Part:
+def _read_svhn(factory: _Factory, root: Path, train: bool, download: bool) -> _Part:
     source = factory(root, split="train" if train else "test", download=download)
     images = np.ascontiguousarray(source.data)
     labels = torch.from_numpy(source.labels).reshape(-1)
     return _Part(torch.from_numpy(images), labels, tuple(str(digit) for digit in range(10)))
 
 
-def _sizes(train: int, test: int = 10_000) -> dict[str, int]:
+class _Sizes(TypedDict):
+    train_images: int
+    test_images: int
+
+
+def _sizes(train: int, test: int = 10_000) -> _Sizes:
     return {"train_images": train, "test_images": test}
 
 

@@ -178,8 +178,16 @@ class Worker:
     def _task(self, job: Job, dataset: Dataset) -> Task:
         cell = job.cell
         spec, generator = dataset.spec, self.runtime.generator(draws_of(cell), "condense")
-        budget, limit = cell.budget_on(spec), job.microbatch
-        return Task(spec, dataset.train, budget, self.runtime, generator, cell.seed, self.cache, limit)
+        return Task(
+            spec,
+            dataset.train,
+            cell.budget_on(spec),
+            self.runtime,
+            generator,
+            seed=cell.seed,
+            cache=self.cache,
+            microbatch=job.microbatch,
+        )
 
     def _condensed(self, path: Path, task: Task, run: Run, dataset: Dataset, cell: Cell) -> Artifact:
         """The cell's condensed set: the stored one if it is whole and this cell's, else condensed now and stored."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,7 +24,7 @@ from benchmark import data
 from benchmark.data import DatasetSpec
 from benchmark.engines.job import OnDevice, Worker
 from benchmark.engines.progress import CellProgress, Display
-from benchmark.engines.queue import ATTEMPTS, Ledger, Outcome, attempt
+from benchmark.engines.queue import ATTEMPTS, Ending, Ledger, Outcome, attempt
 from benchmark.engines.serial import StopSignal
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
@@ -114,35 +114,38 @@ class Pool:
             for process in self.processes:
                 if not (process.job or told) and (job := self.ledger.take()):
                     process.give(job, self.ledger.begin(job))
-            busy = {process.pipe: process for process in self.processes if process.job}
+            busy: dict[object, Process] = {process.pipe: process for process in self.processes if process.job}
             if not busy and (told or not self.ledger):
                 break
             if not busy:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
-            for pipe in connection.wait(list(busy), LOOK_SECONDS) if busy else ():
+            for pipe in connection.wait([process.pipe for process in busy.values()], LOOK_SECONDS) if busy else ():
+                process = busy[pipe]
                 try:
-                    message = pipe.recv()
+                    message = process.pipe.recv()
                 except (EOFError, OSError):
-                    self.bury(busy[pipe], told)
+                    self.bury(process, told)
                 else:
-                    self.hear(busy[pipe], *message)
+                    self.hear(process, *message)
         if told:
             self.ledger.stop_before_the_rest()
 
-    def hear(self, process: Process, kind: str, content: Any) -> None:
-        """Take up a message of a process."""
+    def hear(self, process: Process, kind: Literal["step", "warning"] | Ending, content: Any) -> None:
+        """Take up a message of a process that is at a job."""
+        job, progress = process.job, process.progress
+        assert job is not None and progress is not None
         if kind == "step":
-            process.progress.step(*content)
+            progress.step(*content)
         elif kind == "warning":
             warnings.warn(content, stacklevel=1)
         else:
-            job, progress = process.job, process.progress
             process.job = process.progress = None
             self.ledger.settle(job, progress, (kind, content))
 
     def bury(self, process: Process, stopping: bool) -> None:
         """Replace a process that died, and give its job to another one unless that was tried."""
         job, progress = process.job, process.progress
+        assert job is not None and progress is not None
         code = process.replace()
         if end := self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}"):
             self.ledger.settle(job, progress, end)

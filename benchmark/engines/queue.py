@@ -23,7 +23,8 @@ ATTEMPTS = 2
 
 ELSEWHERE = "another process is at it; looked at again later"
 
-End = tuple[Literal["done", "claimed", "stopped", "failed"], Any]
+Ending = Literal["done", "claimed", "stopped", "failed"]
+End = tuple[Ending, Any]
 """How a job, or a part of one, ended, and what came of it: what it gave, nothing, where it stopped, or why it
 failed."""
 

@@ -30,7 +30,7 @@ from benchmark.engines.job import Worker
 from benchmark.engines.progress import CellProgress, Display
 from benchmark.engines.queue import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.engines.ray_cluster import Cluster
-from benchmark.engines.ray_tasks import Board, Ended, Kind, Settings, do
+from benchmark.engines.ray_tasks import Board, Kind, Settings, do
 from benchmark.engines.serial import StopSignal
 from benchmark.grid import registry
 from benchmark.grid.memory import condensing_bytes, scoring_bytes
@@ -119,7 +119,8 @@ class Driver:
         self.sent: dict[str, ray.ObjectRef] = {}
         self.numbers, self.stopping = itertools.count(), False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = Board.options(scheduling_strategy=here).remote()
+        # Ray's decorator adds `options`, which no type checker sees.
+        self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self.worker = Worker(ledger.store, set_up("cpu"))
 
     def run(self, stop: StopSignal) -> None:
@@ -243,7 +244,7 @@ class Driver:
         job, lose = part.job, partial(self.ledger.lose, part.job, self.progress(part.work))
         try:
             ended = ray.get(ref)
-            end = ended.end if ended.files is None else self.keep(job, ended)
+            end = ended.end if ended.files is None else self.keep(job, ended.end, ended.files)
         except NodeDiedError as error:
             return lose("node died", LOST_NODES, self.stopping, first_line(error))
         except RayTaskError as error:
@@ -254,18 +255,18 @@ class Driver:
             return lose("node lost touch", LOST_NODES, self.stopping)
         return end
 
-    def keep(self, job: Job, ended: Ended) -> End:
-        """Write what came back from a node that does not share the results folder; returns how that ended."""
+    def keep(self, job: Job, end: End, files: Mapping[str, bytes]) -> End:
+        """Write the files of a node that does not share the results folder; `end`, or how writing them failed."""
         store = self.ledger.store
         try:
             with claim(store.claim(job.cell)):
                 if not store.is_done(job):  # by a program that does share it
-                    store.adopt(job.cell, {name: data for name, data in ended.files.items() if name != RESULT})
+                    store.adopt(job.cell, {name: data for name, data in files.items() if name != RESULT})
         except Claimed:
             return "claimed", ""
         except OSError as error:
             return "failed", failure_reason(job.cell, error)
-        return ended.end
+        return end
 
     def conclude(self, work: Work, last: Part) -> End:
         """The end of a job whose parts are all done, or that a stop keeps from its next one."""

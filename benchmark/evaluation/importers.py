@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +111,7 @@ class _Ignored:
         pass
 
 
-def _accuracy_stubs() -> list[tuple[object, str]]:
+def _accuracy_stubs() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """The names pickle knows numpy scalars by (two modules: before and since NumPy 2), all of them ignored."""
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode")
     return [(_Ignored, name) for name in names]

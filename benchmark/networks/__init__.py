@@ -78,7 +78,6 @@ def build(
     for an unknown name, an image that is too small, or a depth where it has no meaning or no room.
     """
     make = _entry(name).make
-    image_shape = tuple(image_shape)
     if min(image_shape[1:]) < SMALLEST_SIDE:
         raise ValueError(f"images of {image_shape[1]}x{image_shape[2]} are too small: both sides must be 4 or more")
     if depth is not None and name != "convnet":
@@ -90,7 +89,7 @@ def build(
 def build_matching(image_shape: ImageShape, classes: int) -> Network:
     """The ConvNet that images are condensed on: the default one, or a shallower one where images are tiny (see
     `convnet.matching_depth`). Condensed sets are scored on the default one either way."""
-    return build("convnet", image_shape, classes, depth=matching_depth(tuple(image_shape)))
+    return build("convnet", image_shape, classes, depth=matching_depth(image_shape))
 
 
 def flops_per_image(network: torch.nn.Module, image_shape: ImageShape) -> int:

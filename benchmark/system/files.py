@@ -145,5 +145,5 @@ def tensor_checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> 
     total = zlib.crc32(repr(sorted(texts.items())).encode())
     for name, tensor in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

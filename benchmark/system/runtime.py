@@ -118,7 +118,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device is a CPU with instructions for bfloat16 products, where its gain was measured."""
     if device.type != "cpu":
         return False
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

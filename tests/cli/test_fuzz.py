@@ -28,6 +28,8 @@ from tests import fuzz
 from tests.fuzz import damaged, examples, mutated, st, to_json, values, watched
 from tests.toys import Failing, toy_job
 
+pytestmark = pytest.mark.slow  # hundreds of calls
+
 CPU = Runtime(torch.device("cpu"))
 
 

@@ -130,6 +130,7 @@ ALSO = ("dsa", "haba", "linba", "hmn-noprune")
 CASES = [pytest.param(name, marks=pytest.mark.long if name in ALSO else ()) for name in SETTINGS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ten_compiled_steps_stay_with_the_eager_ones(name, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

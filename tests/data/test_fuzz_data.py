@@ -11,6 +11,8 @@ from benchmark.data import DataError, load
 from tests import fuzz
 from tests.fuzz import damaged, examples, st, watched
 
+pytestmark = pytest.mark.slow  # hundreds of data sets are written
+
 SUFFIXES = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "webp": "WEBP"}
 
 

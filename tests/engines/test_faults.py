@@ -19,6 +19,8 @@ from benchmark.store.folder import Store
 from benchmark.system import files as system_files
 from tests.toys import Drift
 
+pytestmark = pytest.mark.slow  # a grid is run for every fault
+
 GRID = (
     "--methods", "drift", "herding", "--ipc", "2", "--nets", "1", "--workers", "1", "--set", "herding.feature_steps=4",
 )  # fmt: skip

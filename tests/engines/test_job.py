@@ -47,6 +47,15 @@ def unified(nets=2, network="convnet", protocol="unified", recipe=SHORT):
     return Evaluation(protocol, network, nets, recipe, 1.0)
 
 
+def test_the_method_is_handed_what_the_job_says(run, digits, monkeypatch):
+    tasks, condense = [], Drift.condense
+    monkeypatch.setattr(Drift, "condense", lambda self, task, run: tasks.append(task) or condense(self, task, run))
+    run(replace(toy_job(ipc=2, seed=3), microbatch=7))
+    (task,) = tasks
+    assert (task.ipc, task.seed, task.microbatch) == (2, 3, 7)
+    assert task.held_out is None
+
+
 def test_what_is_stored(run, store, digits):
     job = toy_job(ipc=3)
     result = run(job)

@@ -18,6 +18,8 @@ from benchmark.grid import registry
 from benchmark.store.folder import Store
 from tests.short import scaled_settings, short_settings, smallest_ipc
 
+pytestmark = pytest.mark.slow  # programs are started again and again
+
 ROOT = Path(__file__).parents[2]
 GRID = (
     "--methods", "random", "herding", "dc", "dm", "--ipc", "2", "--nets", "2",

@@ -16,6 +16,8 @@ from methods.dm import DM
 from methods.random import Random
 from tests.engines.spread import CPU, Meddling, jobs_of, once, same_as_alone
 
+pytestmark = pytest.mark.slow  # every process imports torch
+
 
 @pytest.fixture
 def go(tmp_path):

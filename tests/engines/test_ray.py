@@ -26,6 +26,8 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from benchmark.engines import ray_cluster, ray_driver  # noqa: E402
 
+pytestmark = pytest.mark.slow  # clusters are started
+
 NODE = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
 

@@ -13,7 +13,6 @@ from benchmark.grid import registry
 from benchmark.grid.registry import RegistrationError
 from benchmark.testing import check_method
 
-ROOT = Path(__file__).parents[2]
 GOOD = '''
 from dataclasses import dataclass
 from benchmark.condensation.method import Method
@@ -107,12 +106,6 @@ def test_a_dropped_file_is_a_method(drop):
     assert registry.get("dropped").summary() == "Nothing but noise."
     assert "dropped" in [row.method.name for row in registry.expand(["all"])]
     check_method(registry.get("dropped"))
-
-
-def test_the_example_of_the_readme_is_complete(drop):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    drop(next(block for block in blocks if "(Method)" in block), "pixel_mean")
-    check_method(registry.get("pixel-mean"))
 
 
 def test_an_entry_point_names_a_module(offer):

@@ -15,7 +15,6 @@ from benchmark.engines.job import describe_condensation
 from benchmark.objectives import feature_alignment, value_and_grad
 from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.system.errors import Stopped
-from benchmark.testing import check_method
 from benchmark.training.passes import Passes
 from methods.cafe import CAFE, CAFEDSA, BiLevel, CAFEHyper, Window
 from tests.methods.reference_cafe import cafe, loss_parts
@@ -200,9 +199,3 @@ def test_published_settings(row):
     assert (recipe.epochs, recipe.batch) == (int(evaluation["epochs"]), int(evaluation["batch"]))
     assert (recipe.lr, recipe.weight_decay) == (float(evaluation["lr"]), float(evaluation["wd"]))
     assert (recipe.augment, recipe.cutmix, recipe.decay) == (evaluation["aug"], 0.0, "halfway")
-
-
-@pytest.mark.parametrize("method", [CAFE, CAFEDSA], ids=["cafe", "cafe-dsa"])
-def test_keeps_the_contract(method):
-    short = {"window": 2, "max_image_steps": 3, "max_inner_epochs": 3, "query": 4, "batch_real": 4}
-    check_method(method, iterations=2, **short)

@@ -19,7 +19,6 @@ from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import GradientMatching
-from benchmark.testing import check_method
 from benchmark.training.passes import Passes
 from methods.idc import IDC, IDCI, IDCHyper, IDCLoop, joint_momentum
 from tests.methods.reference_idc import decode_class, idc, mix_start
@@ -290,8 +289,3 @@ def test_work_counts_images():
     work = IDC(IDC.hyper_parameters(cifar, 50, PAPER)).cost(cifar, Budget(50, 10, cifar.image_shape)).loop.work
     assert work.matched == 2000 * 100 * 10 * 128
     assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2048
-
-
-@pytest.mark.parametrize("method", [IDC, IDCI], ids=["idc", "idc-i"])
-def test_keeps_the_contract(method):
-    check_method(method, outer=2, passes=2, n_data=16, batch_real=4)

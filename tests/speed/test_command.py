@@ -8,6 +8,8 @@ from benchmark import data, networks
 from benchmark.speed import measure, units
 from benchmark.speed.__main__ import QUICK_UNITS, Options, chosen, main
 
+pytestmark = pytest.mark.slow  # units are timed
+
 CEILINGS = {"matrix product": 2e11, "convolution": 1e11}
 
 

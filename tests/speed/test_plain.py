@@ -22,6 +22,8 @@ from benchmark.speed.plain.augmentation import draws
 from benchmark.system.runtime import Runtime
 from tests.toy_task import BATCHED, LOOP, NarrowTask, float64, toy_task
 
+pytestmark = pytest.mark.slow  # every method beside its plain loop
+
 STEPS = 2
 TOLERANCE = 1e-6
 

@@ -143,6 +143,7 @@ def test_a_feature_network_is_trained_once_by_those_that_want_it_together(tmp_pa
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_two_programs_share_a_grid(tmp_path):
     command = [
         sys.executable, "bench.py", "--methods", "random", "--ipc", "1", "2", "--nets", "1", "--workers", "1",
