@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from benchmark import __version__
-from benchmark.condensation.method import Method
 from benchmark.condensation.run import Progress, Run, append_log
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
@@ -31,7 +30,6 @@ from benchmark.store.records import (
     DatasetCard,
     Environment,
     EvaluationResult,
-    MethodCard,
     Origin,
     Phase,
     Result,
@@ -164,7 +162,7 @@ class Worker:
             format=RESULT_FORMAT,
             key=cell.key,
             cell=cell.config(),
-            method=describe_method(registry.get(cell.method)),
+            method=registry.card_of(registry.get(cell.method)),
             dataset=describe_dataset(dataset),
             condensation=origin.condensation,
             evaluations=tuple(done),
@@ -249,10 +247,6 @@ def describe_condensation(container: Container, task: Task, run: Run, runtime: R
         pruning=run.pruning,
         notes=run.notes,
     )
-
-
-def describe_method(method: type[Method]) -> MethodCard:
-    return MethodCard(method.title, method.paper, method.category, method.disclosure, method.container_row)
 
 
 def describe_dataset(dataset: Dataset) -> DatasetCard:

@@ -98,7 +98,7 @@ class Grid:
             for protocol in self.protocols
             for network in self.networks
         )
-        return Job(cell, evaluations, self.microbatch)
+        return Job(cell, evaluations, self.microbatch, registry.card_of(method))
 
 
 def parse_overrides(settings: Iterable[str]) -> Overrides:

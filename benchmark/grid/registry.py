@@ -22,6 +22,7 @@ from typing import get_args
 import methods
 from benchmark.condensation.method import Category, Method
 from benchmark.store.cells import Cell
+from benchmark.store.records import MethodCard
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"
@@ -127,6 +128,11 @@ def get(name: str) -> type[Method]:
     if name not in found:
         raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL, CONTAINERS])}")
     return found[name]
+
+
+def card_of(cls: type[Method]) -> MethodCard:
+    """The method as the report names it."""
+    return MethodCard(cls.title, cls.paper, cls.category, cls.disclosure, cls.container_row)
 
 
 def build(cell: Cell) -> Method:

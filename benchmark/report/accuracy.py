@@ -9,7 +9,7 @@ from itertools import groupby
 
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
-from benchmark.report.style import dataset_rank, ipc_rank, method_rank
+from benchmark.report.style import dataset_rank, ipc_rank
 from benchmark.report.tables import (
     MISSING,
     Column,
@@ -49,7 +49,7 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
     places = [p for p in places if p[1] or not any(q[0] == p[0] and q[1] for q in places)]
     columns = tuple(dataset_column(dataset, ipc, titles) for dataset, ipc in places)
     best, notes, lines = best_rows(rows, lambda r: (r.dataset, r.ipc)), Notes(titles), []
-    methods = sorted({(r.method, r.variant) for r in rows}, key=lambda m: (method_rank(m[0]), m[1]))
+    methods = sorted({(r.method, r.variant) for r in rows}, key=titles.key_rank)
     for method, variant in methods:
         mine = {(r.dataset, r.ipc): r for r in rows if (r.method, r.variant) == (method, variant)}
         if all(ipc == 0 for _, ipc in mine):
@@ -60,7 +60,7 @@ def _accuracy_table(key: tuple[str, ...], rows: list[Row], titles: Names) -> Tab
             ]
         else:
             entries = [accuracy_entry(mine.get(place), best) for place in places]
-        rule = bool(lines) and _family(method) != _family(lines[-1].ids["method"])
+        rule = bool(lines) and titles.group(method) != titles.group(lines[-1].ids["method"])
         tip = titles.method_card(method).paper
         stubs, ids = (titles.method(method, variant),), {"method": method, "variant": variant}
         lines.append(Line(stubs, ids, tuple(entries), notes.mark(method), rule, tip))
@@ -82,13 +82,6 @@ def _length(rows: list[Row]) -> str:
 def dataset_column(dataset: str, ipc: int, titles: Names) -> Column:
     label, name = (f"IPC {ipc}", f"{dataset} ipc{ipc}") if ipc else ("whole set", f"{dataset} whole")
     return Column(titles.dataset(dataset), label, name)
-
-
-def _family(method: str) -> str:
-    """The groups of rows between which a table draws a line."""
-    if method == "whole":
-        return "whole"
-    return "reference" if method in ("random", "herding", "kcenter") else "method"
 
 
 def accuracy_legend(rows: list[Row]) -> tuple[str, ...]:
@@ -115,7 +108,7 @@ def cross_architecture_tables(rows: list[Row], titles: Names) -> list[Table]:
 def _network_lines(rows: list[Row], networks: list[str], titles: Names, notes: Notes) -> list[Line]:
     best, lines = best_rows(rows, lambda r: (r.dataset, r.ipc, r.network)), []
     found: dict[tuple, dict[str, Row]] = {}
-    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)):
+    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), titles.rank(r.method), r.variant)):
         found.setdefault((row.dataset, row.ipc, row.method, row.variant), {})[row.network] = row
     for (dataset, ipc, method, variant), mine in found.items():
         stubs = (titles.dataset(dataset), str(ipc) if ipc else "whole", titles.method(method, variant))
@@ -174,7 +167,7 @@ def accuracy_entry(row: Row | None, best: set[int]) -> Entry:
 
 def best_rows(rows: list[Row], column: Callable[[Row], tuple]) -> set[int]:
     """Identities of the best rows of every column, ties at the printed precision included."""
-    eligible = [r for r in rows if r.accuracy is not None and r.method != "whole" and not over_budget(r)]
+    eligible = [r for r in rows if r.accuracy is not None and r.ipc and not over_budget(r)]
     top: dict[tuple, float] = {}
     for row in eligible:
         top[column(row)] = max(top.get(column(row), -math.inf), round(row.accuracy, 1))

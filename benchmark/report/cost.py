@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
-from benchmark.report.style import dataset_rank, ipc_rank, method_rank
+from benchmark.report.style import dataset_rank, ipc_rank
 from benchmark.report.tables import (
     Column,
     Entry,
@@ -48,7 +48,7 @@ def cost_tables(rows: list[Row], titles: Names) -> list[Table]:
     tables = []
     for (schedule, protocol), members in blocks(rows, "schedule", "protocol"):
         notes, lines = Notes(titles), []
-        for row in sorted(members, key=_order):
+        for row in sorted(members, key=lambda row: _order(row, titles)):
             size = str(row.ipc) if row.ipc else "whole"
             stubs = titles.dataset(row.dataset), size, row.network, titles.method(row.method, row.variant)
             ids = {n: str(getattr(row, n)) for n in ("dataset", "ipc", "network", "method", "variant")}
@@ -62,8 +62,8 @@ def cost_tables(rows: list[Row], titles: Names) -> list[Table]:
     return tables
 
 
-def _order(row: Row) -> tuple:
-    return dataset_rank(row.dataset), ipc_rank(row.ipc), row.network, method_rank(row.method), row.variant
+def _order(row: Row, titles: Names) -> tuple:
+    return dataset_rank(row.dataset), ipc_rank(row.ipc), row.network, titles.rank(row.method), row.variant
 
 
 def _entries(row: Row, titles: Names) -> tuple[Entry, ...]:
@@ -103,15 +103,11 @@ def _more_images_than_real(rows: list[Row], titles: Names) -> list[str]:
     found = []
     for row in rows:
         images, real = row.mean("images"), row.mean("train_images")
-        if row.method == "whole" or images is None or real is None or images <= real:
+        if not row.ipc or images is None or real is None or images <= real:
             continue
         beside = "the whole set was not trained"
         for other in rows:
-            if (other.method, other.dataset, other.network) == (
-                "whole",
-                row.dataset,
-                row.network,
-            ) and other.done:
+            if not other.ipc and (other.dataset, other.network) == (row.dataset, row.network) and other.done:
                 steps = count(other.evaluation_mean("steps") or 0)
                 beside = f"the whole set reaches {value_text(other)} % in {steps} steps"
         place = f"{titles.method(row.method, row.variant)}, {titles.dataset(row.dataset)}, IPC {row.ipc}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from benchmark.report.figures import headline, label_of, legend, panels_of, tint
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
-from benchmark.report.style import INK, Key, Look, key_rank, schedule_rank
+from benchmark.report.style import INK, Key, Look, schedule_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def loss(rows: list[Row], titles: Names, look: dict[Key, Look]) -> tuple[Figure,
     if not curves:
         return None
     order = list(dict.fromkeys((curve.schedule, curve.key) for curve in curves))
-    order.sort(key=lambda panel: (schedule_rank(panel[0]), *key_rank(panel[1])))
+    order.sort(key=lambda panel: (schedule_rank(panel[0]), *titles.key_rank(panel[1])))
     sizes = sorted({curve.ipc for curve in curves})
     several = len({schedule for schedule, _ in order}) > 1
     figure, panels = panels_of(len(order), 2.55, 2.05, 4)

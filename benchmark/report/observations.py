@@ -6,6 +6,7 @@ An evaluation that was asked for and is missing stays visible.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from benchmark.report.published import IDENTIFIERS
-from benchmark.report.style import DATASETS, METHODS
+from benchmark.report.style import DATASETS
 from benchmark.store.folder import Record
 from benchmark.store.records import Condensation, DatasetCard, EvaluationResult, MethodCard
 
@@ -89,12 +90,36 @@ def cell_key(observation: Observation) -> str:
     return json.dumps({k: v for k, v in observation.record.config.items() if k != "seed"}, sort_keys=True)
 
 
+GROUPS = ("reference", "method", "variant")
+"""Categories of methods in the order of the tables."""
+
+
 @dataclass
 class Names:
     """What the stored results say about methods and data sets beyond their registry names."""
 
     methods: dict[str, MethodCard] = field(default_factory=dict)
     datasets: dict[str, DatasetCard] = field(default_factory=dict)
+
+    whole: set[str] = field(default_factory=set)
+    """Methods that condense nothing: their result is the whole training set."""
+
+    def group(self, method: str) -> int:
+        """The part of a table that a method belongs to: reference rows, methods, variants, the whole set."""
+        if method in self.whole:
+            return len(GROUPS)
+        category = self.method_card(method).category
+        return GROUPS.index(category) if category in GROUPS else len(GROUPS) - 1
+
+    def rank(self, method: str) -> tuple[int, int, str, str]:
+        """Sorting key of a method: its group, the year of its paper, its title."""
+        card = self.method_card(method)
+        year = re.search(r"\b(?:19|20)\d\d\b", card.paper)
+        return self.group(method), int(year[0]) if year else 0, self.method(method).lower(), method
+
+    def key_rank(self, key: tuple[str, str]) -> tuple:
+        """The same of (method, variant)."""
+        return self.rank(key[0]), key[1]
 
     def method_card(self, name: str) -> MethodCard:
         return self.methods.get(name, MethodCard())
@@ -103,8 +128,7 @@ class Names:
         return self.datasets.get(name, DatasetCard())
 
     def method(self, name: str, variant: str = "") -> str:
-        known = "Whole set" if name == "whole" else METHODS.get(name, name)
-        title = self.method_card(name).title or known
+        title = self.method_card(name).title or name
         return f"{title} ({variant})" if variant else title
 
     def dataset(self, name: str) -> str:
@@ -120,7 +144,8 @@ class Names:
 
 def names(records: list[Record]) -> Names:
     """Titles and disclosures as stored; the newest result of a method or data set has the last word."""
-    found = Names()
+    found = Names(methods={record.cell.method: record.method for record in records if record.method})
+    found.whole = {r.cell.method for r in records if not r.cell.ipc}
     for record in sorted((r for r in records if r.result), key=lambda r: r.result.finished):
         if record.result.method:
             found.methods[record.cell.method] = record.result.method

@@ -17,7 +17,7 @@ from benchmark.report.figures import Plot
 from benchmark.report.observations import Names
 from benchmark.report.published import EVIDENCE, Published
 from benchmark.report.rows import Row
-from benchmark.report.style import dataset_rank, ipc_rank, looks, method_rank
+from benchmark.report.style import dataset_rank, ipc_rank, looks
 from benchmark.report.tables import Column, Table, count, plural, value_text
 from benchmark.store.folder import Record
 from benchmark.store.records import as_json
@@ -105,7 +105,7 @@ def _summary(records: list[Record], rows: list[Row], titles: Names) -> dict[str,
         for name in ("device", "torch", "python", "package")
     }
     datasets = sorted({r.dataset for r in rows}, key=dataset_rank)
-    methods = sorted({r.method for r in rows}, key=method_rank)
+    methods = sorted({r.method for r in rows}, key=titles.rank)
     return found | {
         "cells": len(records),
         "done": sum(r.status == "done" for r in records),
@@ -155,7 +155,7 @@ def _sheets(rows: list[Row], titles: Names) -> list[tuple[str, list[Sheet]]]:
     """One sheet per configuration (its first seed with a preview), by data set and IPC."""
     found: dict[str, list[Sheet]] = {}
     seen = set()
-    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method), r.variant)):
+    for row in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), titles.rank(r.method), r.variant)):
         place = (row.method, row.dataset, row.ipc, row.schedule, row.variant)
         for observation in row.done:
             if place in seen or not (preview := _preview(observation.record.directory / "preview.png")):
@@ -202,7 +202,7 @@ def _failure(record: Record, titles: Names) -> Failure:
 
 def _sources(rows: list[Row], titles: Names) -> list[Source]:
     found = {}
-    for r in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), method_rank(r.method))):
+    for r in sorted(rows, key=lambda r: (dataset_rank(r.dataset), ipc_rank(r.ipc), titles.rank(r.method))):
         if r.published:
             size = str(r.ipc) if r.ipc else "whole"
             source = Source(titles.method(r.method), titles.dataset(r.dataset), size, r.network, r.published)
@@ -211,5 +211,5 @@ def _sources(rows: list[Row], titles: Names) -> list[Source]:
 
 
 def _disclosures(rows: list[Row], titles: Names) -> list[tuple[str, str]]:
-    methods = sorted({r.method for r in rows}, key=method_rank)
+    methods = sorted({r.method for r in rows}, key=titles.rank)
     return [(titles.method(m), titles.disclosure(m)) for m in methods if titles.disclosure(m)]

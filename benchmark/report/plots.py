@@ -14,7 +14,7 @@ from benchmark.report.figures import Plot, headline, legend, marker_size, panels
 from benchmark.report.loss import loss
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
-from benchmark.report.style import GREY, WHOLE, Key, Look, key_rank, looks, slug
+from benchmark.report.style import GREY, WHOLE, Key, Look, looks, slug
 from benchmark.report.tables import blocks
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _accuracy_vs_ipc(rows: list[Row], titles: Names, look: dict[Key, Look]) -> t
     for axes, (key, members) in zip(panels, parts, strict=True):
         series = _series(members)
         sizes = sorted({row.ipc for line in series.values() for row in line})
-        offsets = _dodge(sorted(series, key=key_rank), sizes)
+        offsets = _dodge(sorted(series, key=titles.key_rank), sizes)
         for name, line in series.items():
             _accuracy_line(axes, line, look[name], offsets[name])
             if key[0] == "paper":
@@ -223,7 +223,7 @@ def _series(rows: list[Row]) -> dict[Key, list[Row]]:
 def _entries(rows: list[Row], titles: Names, look: dict[Key, Look]) -> list[tuple[str, Look]]:
     """Legend entries in the order of the tables; the whole set last."""
     keys = [key for key in look if any((row.method, row.variant) == key for row in rows)]
-    return [(titles.method(*key), look[key]) for key in sorted(keys, key=key_rank)]
+    return [(titles.method(*key), look[key]) for key in sorted(keys, key=titles.key_rank)]
 
 
 def _marker(label: str, face: str, size: float) -> Line2D:

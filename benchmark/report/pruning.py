@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmark.report.accuracy import INTERVALS, accuracy_entry, best_rows
 from benchmark.report.observations import Names
 from benchmark.report.rows import Row
-from benchmark.report.style import dataset_rank, method_rank
+from benchmark.report.style import dataset_rank
 from benchmark.report.tables import Column, Entry, Line, Notes, Table, block_text, blocks, count, number_entry
 from benchmark.store.records import Condensation, Pruning, from_json
 
@@ -38,7 +38,7 @@ def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
     for (schedule, protocol, network), members in blocks(pruned, "schedule", "protocol", "network"):
         notes, lines = Notes(titles), []
         best = best_rows(members, lambda r: (r.dataset, r.ipc))
-        for row in sorted(members, key=_order):
+        for row in sorted(members, key=lambda row: _order(row, titles)):
             stubs = titles.dataset(row.dataset), str(row.ipc), titles.method(row.method, row.variant)
             ids = {name: str(getattr(row, name)) for name in ("dataset", "ipc", "method", "variant")}
             rule = bool(lines) and lines[-1].stubs[:2] != stubs[:2]
@@ -50,8 +50,8 @@ def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
     return tables
 
 
-def _order(row: Row) -> tuple:
-    return dataset_rank(row.dataset), row.ipc, method_rank(row.method.partition("-")[0]), row.method
+def _order(row: Row, titles: Names) -> tuple:
+    return dataset_rank(row.dataset), row.ipc, titles.rank(row.method)
 
 
 def pruning_of(condensation: Condensation) -> Pruning | None:

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from benchmark.report.observations import Names, Observation, Status, cell_key, mean_of
 from benchmark.report.published import Published, lookup
-from benchmark.report.style import dataset_rank, ipc_rank, method_rank, schedule_rank
+from benchmark.report.style import dataset_rank, ipc_rank, schedule_rank
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def aggregate(found: list[Observation], titles: Names) -> list[Row]:
         published, labels = lookup(method, titles.identifier(dataset), ipc, network), _variants(groups)
         for key, members in groups.items():  # what another method's loop moved was published by nobody under this name
             rows.append(_row(place, labels[key], members, None if objective_of(members[0]) else published))
-    return sorted(rows, key=row_order)
+    return sorted(rows, key=lambda row: row_order(row, titles))
 
 
 def _row(place: tuple, variant: str, members: list[Observation], published: Published | None) -> Row:
@@ -168,14 +168,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-def row_order(row: Row) -> tuple:
+def row_order(row: Row, titles: Names) -> tuple:
     place = (dataset_rank(row.dataset), schedule_rank(row.schedule), row.protocol != "unified", row.protocol)
     return (
         *place,
         row.network != "convnet",
         row.network,
         ipc_rank(row.ipc),
-        method_rank(row.method),
+        titles.rank(row.method),
         row.variant,
     )
 

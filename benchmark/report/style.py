@@ -13,23 +13,6 @@ from dataclasses import dataclass
 INK = "#1f2328"
 GREY = "#7a7f87"
 
-METHODS = {
-    "random": "Random",
-    "herding": "Herding",
-    "kcenter": "K-Center",
-    "dc": "DC",
-    "dsa": "DSA",
-    "dm": "DM",
-    "cafe": "CAFE",
-    "cafe-dsa": "CAFE+DSA",
-    "mtt": "MTT",
-    "idc": "IDC",
-    "haba": "HaBa",
-    "linba": "LinBa",
-    "hmn": "HMN",
-}
-"""Registry names in the order of the tables, with the titles used where no stored result gives one."""
-
 CONTAINERS = {
     "pixels": "Pixels",
     "idc": "Multi-formation (IDC)",
@@ -62,6 +45,7 @@ class Look:
 
 
 WHOLE = Look(INK, "", "--")
+"""Of the whole training set."""
 
 _LOOKS = {
     "whole": WHOLE,
@@ -82,6 +66,8 @@ _LOOKS = {
     "hmn-noprune": Look("#aa4499", "8", "--"),
     "hmn-random": Look("#aa4499", "H", ":"),
 }
+"""Colours and markers for the methods of the suite, and nothing else by name; any other method takes a spare one."""
+
 _SPARE = [
     Look(colour, marker, line)
     for line, marker in (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
@@ -98,18 +84,6 @@ def looks(keys: list[Key]) -> dict[Key, Look]:
     others = sorted(set(keys) - set(own.values()))
     spare = {key: _SPARE[number % len(_SPARE)] for number, key in enumerate(others)}
     return {key: _LOOKS[method] for method, key in own.items()} | spare
-
-
-def method_rank(method: str) -> tuple[int, str]:
-    """Sorting key: reference rows, the suite's methods, any others by name, the whole training set last."""
-    if method == "whole":
-        return len(METHODS) + 1, ""
-    known = list(METHODS)
-    return (known.index(method), "") if method in METHODS else (len(METHODS), method)
-
-
-def key_rank(key: Key) -> tuple:
-    return method_rank(key[0]), key[1]
 
 
 def container_rank(container: str) -> int:

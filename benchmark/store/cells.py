@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
+from benchmark.store.records import MethodCard
 from benchmark.system.files import canonical_json
 from benchmark.training.recipes import Recipe
 
@@ -106,3 +107,5 @@ class Job:
     evaluations: tuple[Evaluation, ...]
     microbatch: int | None = None
     """Real images of a class in one pass (`Task.microbatch`). No part of the cell: what is computed is the same."""
+    card: MethodCard = field(default_factory=MethodCard)
+    """How the report names the cell's method. No part of the cell either."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
-from benchmark.store.records import EvaluationResult, Failure, Request, Result, Speed, as_json, from_json
+from benchmark.store.records import EvaluationResult, Failure, MethodCard, Request, Result, Speed, as_json, from_json
 from benchmark.system.files import read_json, sealed, write_atomically, write_json
 
 CHECKPOINT = "checkpoint"
@@ -82,6 +82,8 @@ class Record:
     requested: tuple[Request, ...]
     result: Result | None
     failure: Failure | None
+    method: MethodCard | None = None
+    """How the report names the method before there is a result."""
 
     @property
     def status(self) -> Literal["done", "failed", "missing"]:
@@ -116,7 +118,8 @@ class Store:
         directory = self.directory(job.cell)
         directory.mkdir(parents=True, exist_ok=True)
         requested = [as_json(Request(e.protocol, e.network, e.nets)) for e in job.evaluations]
-        write_json(directory / CONFIG, {"key": job.cell.key, "cell": job.cell.config(), "requested": requested})
+        config = {"key": job.cell.key, "cell": job.cell.config(), "requested": requested}
+        write_json(directory / CONFIG, config | {"method": as_json(job.card)})
         return directory
 
     def result(self, cell: Cell) -> Result | None:
@@ -200,7 +203,10 @@ def _record(directory: Path) -> Record | None:
         with contextlib.suppress(ValueError):
             cell = from_json(config, Cell)
             failure = _read(directory / FAILURE, Failure, "a failure of this version")
-            return Record(directory, cell, config, _requests(path, stored), result, failure)
+            card = None
+            with contextlib.suppress(ValueError):
+                card = from_json(stored.get("method"), MethodCard)
+            return Record(directory, cell, config, _requests(path, stored), result, failure, card)
     if "cell" in stored or result:
         warnings.warn(f"{path} names no cell; it is ignored", stacklevel=3)
     return None

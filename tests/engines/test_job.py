@@ -53,7 +53,7 @@ def test_the_method_is_handed_what_the_job_says(run, digits, monkeypatch):
     run(replace(toy_job(ipc=2, seed=3), microbatch=7))
     (task,) = tasks
     assert (task.ipc, task.seed, task.microbatch) == (2, 3, 7)
-    assert task.held_out is None
+    assert task.validation is None
 
 
 def test_what_is_stored(run, store, digits):

@@ -12,15 +12,19 @@ from benchmark.cli import main
 from benchmark.grid import registry
 
 FLOORS = {
-    "random": 50, "herding": 72, "kcenter": 70, "whole": 88,
+    "random": 50, "herding": 72, "kcenter": 70, "kmeans-emb": 72, "whole": 88,
     "dc": 80, "dsa": 78, "dm": 78, "cafe": 80, "cafe-dsa": 80, "mtt": 78,
     "idc": 62, "idc-i": 78, "haba": 58, "linba": 60, "hmn": 78, "hmn-noprune": 78, "hmn-random": 78,
 }  # fmt: skip
 """Accuracy in per cent by method, one image per class, the quick schedule."""
 
 
+REFUSED = {"fyi-dm", "fyi-dsa", "fyi-idc"}
+"""On digits, which mean something else in the mirror."""
+
+
 def test_every_method_has_a_floor():
-    assert set(FLOORS) == set(registry.all_methods())
+    assert set(FLOORS) | REFUSED == set(registry.all_methods())
 
 
 @pytest.mark.slow

@@ -9,13 +9,18 @@ from PIL import Image
 from benchmark.report import plots
 from benchmark.store.cells import RESULT_FORMAT, Cell, Evaluation, Job
 from benchmark.store.folder import RESULT, Store
-from benchmark.store.records import Failure
+from benchmark.store.records import Failure, MethodCard, as_json
 from benchmark.system.files import sealed, write_json
 from benchmark.training.recipes import unified
 
 PUBLISHED = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}
 TITLES = {"dm": "DM", "dc": "DC", "hmn": "HMN", "random": "Random", "whole": "Whole set"}
 SIZES = {"digits": (10, [1, 8, 8], 1347), "cifar100": (100, [3, 32, 32], 50000)}
+
+
+def card_of(cell):
+    category = "reference" if cell.method in ("random", "whole") else "method"
+    return MethodCard(TITLES.get(cell.method, cell.method), "A & B, 2023", category)
 
 
 class Folder:
@@ -34,7 +39,7 @@ class Folder:
     def ask(self, cell, protocols=("unified",), networks=("convnet",), nets=3):
         factor = 1.0 if cell.schedule == "paper" else 0.05
         asked = [Evaluation(p, n, nets, unified(cell.ipc), factor) for p in protocols for n in networks]
-        self.store.announce(Job(cell, tuple(asked)))
+        self.store.announce(Job(cell, tuple(asked), card=card_of(cell)))
         return asked
 
     def missing(self, protocols=("unified",), networks=("convnet",), **fields):
@@ -60,17 +65,11 @@ class Folder:
     def _result(self, cell, evaluations, accuracies):
         classes, shape, train = SIZES.get(cell.dataset, (10, [3, 32, 32], 50000))
         floats = (cell.ipc * classes or train) * shape[0] * shape[1] * shape[2]
-        category = "reference" if cell.method in ("random", "whole") else "method"
         return {
             "format": RESULT_FORMAT,
             "key": cell.key,
             "cell": cell.config(),
-            "method": {
-                "title": TITLES.get(cell.method, cell.method),
-                "paper": "A & B, 2023",
-                "category": category,
-                "disclosure": "",
-            },
+            "method": as_json(card_of(cell)),
             "dataset": {
                 "title": "CIFAR-10" if cell.dataset == "cifar10" else cell.dataset,
                 "published": PUBLISHED.get(cell.dataset, ""),
