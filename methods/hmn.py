@@ -8,9 +8,10 @@ Loss       IDC's, sum_c sum_l | grad_l CE(A_w(B_c)) - grad_l CE(A_w(dec(M)_c)) |
 Then       condensed with 10 % more storage than the budget; of each class the floor(beta K) images of lowest area under
            the margin are dropped, and the K - floor(beta K) of highest; beta by accuracy on a held-out tenth of TRAIN
 Settings   this suite's, as the paper's are not public (`benchmark.containers.hierarchical_layout` for the sizes,
-           docs/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
+           docs/lab/hmn.md for the search of the rest): 2000 networks x 100 passes as IDC
 Deviations starts from a fit to real images (`warm_start`; 0 turns it off); Adam without the recalled decay above 16
-           pixels, and at 0.01, 0.003 above 32 pixels, also where 0.02 is recalled (100 and 200 classes; docs/hmn.md);
+           pixels, and at 0.01, 0.003 above 32 pixels, also where 0.02 is recalled (100 and 200 classes;
+           docs/lab/hmn.md);
            rows of the memories that a step does not show keep value and Adam state; beta of a pilot is each
            repetition's own unless `beta` fixes it
 """
@@ -54,14 +55,14 @@ from benchmark.training.training_set import training_set
 from methods.idc import IDCLoop, LoopHyper
 
 FEWEST_IMAGES = 2
-"""Per class; a budget that holds fewer is too small (METHODS 1.10)."""
+"""Per class; a budget that holds fewer is too small (docs/methods.md 1.10)."""
 
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
 FOUND = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
 """What scored higher than the defaults on held-out training images, by the longer side in pixels up to which it holds;
-the evidence above 32 is weak (docs/hmn.md)."""
+the evidence above 32 is weak (docs/lab/hmn.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def joint_momentum(lr: float, momentum: float, steps: float) -> tuple[float, flo
 
     The authors' one momentum buffer holds all classes and steps after each class, so between two gradients of a class
     its images drift for C - 1 steps. One step per pass with momentum^C and lr (1 - momentum^C) / (1 - momentum) puts
-    every class where its next gradient finds it (METHODS 1.9).
+    every class where its next gradient finds it (docs/methods.md 1.9).
     """
     decay = momentum**steps
     return lr * (1 - decay) / (1 - momentum), decay

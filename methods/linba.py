@@ -9,7 +9,7 @@ Settings   T 150 (lr 0.01, momentum 0.9), 32 synthetic and 64 real images per cl
 Deviations 20,000 outer steps (theirs: 500,000 without a stopping rule), or a stop by a held-out tenth of the training
            set (`validate_every`), never by the test set; bases of every other cell by `default_bases`; fewer images per
            class where there are more classes; no penalty on the coefficients (its gradient is exactly zero); no ZCA, as
-           in the published command (their option for it, kind B of METHODS 1.1, is not offered); one exact adjoint
+           in the published command (their option, kind B of docs/methods.md 1.1, is not offered); one exact adjoint
            instead of copies of the network (see `benchmark.training.unroll`)
 
 Free pixels under the same loss, the paper's row without factorisation: `--set dm.objective=linba`.
@@ -77,7 +77,8 @@ class LinBaHyper:
 
 
 def class_batches(classes: int) -> tuple[int, int]:
-    """(synthetic, real) images per class, about the same work for any number of classes (METHODS 9, our choice)."""
+    """(synthetic, real) images per class: about the same work for any number of classes (our choice, docs/methods.md
+    9)."""
     return (32, 64) if classes < 50 else (4, 16) if classes < 200 else (2, 8)
 
 

@@ -90,7 +90,7 @@ def row(
     zca: bool = False,
     batch_syn: int = 0,
 ) -> dict[str, Any]:
-    """One cell of the table of METHODS 6, in its order."""
+    """One cell of the table of docs/methods.md 6, in its order."""
     return {
         "syn_steps": syn_steps,
         "expert_epochs": expert_epochs,

@@ -1,4 +1,4 @@
-"""CutMix as in IDC (METHODS 1.5; Yun et al. 2019): a box of every image shows a partner from the batch."""
+"""CutMix as in IDC (docs/methods.md 1.5; Yun et al. 2019): a box of every image shows a partner from the batch."""
 
 from dataclasses import dataclass
 

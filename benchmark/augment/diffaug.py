@@ -1,4 +1,4 @@
-"""Drawing augmentation parameters as IDC does (METHODS 1.4): the same formulas as DSA, composed differently.
+"""Drawing augmentation parameters as IDC does (docs/methods.md 1.4): the same formulas as DSA, composed differently.
 
 Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022. Flip, colour and
 cut-out are always on where listed; of crop, scale and rotate one is drawn per call. The order is flip,

@@ -1,7 +1,7 @@
-"""Drawing DSA parameters as DSA, DM, CAFE+DSA, MTT, HaBa and the unified evaluation do (METHODS 1.3).
+"""Drawing DSA parameters as DSA, DM, CAFE+DSA, MTT, HaBa and the unified evaluation do (docs/methods.md 1.3).
 
 Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021. One operation of the
-strategy is drawn per call and everything else is left alone; METHODS 14, rows 1, 2 and 7, says where the
+strategy is drawn per call and everything else is left alone; docs/methods.md 14, rows 1, 2 and 7, says where the
 draws differ from the authors' code (explicit generator, no re-seeding).
 """
 

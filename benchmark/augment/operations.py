@@ -1,4 +1,4 @@
-"""From uniform random numbers to augmentation parameters: the formulas of METHODS 1.3 over all rows at once.
+"""From uniform random numbers to augmentation parameters: the formulas of docs/methods.md 1.3 over all rows at once.
 
 u is always uniform in [0, 1), one row per image. A size is (rows, columns) in pixels; where the formulas say
 "size", each side uses its own.

@@ -1,7 +1,7 @@
 """The one augmentation kernel: each image has its row of parameters, all rows are applied in one pass.
 
 DSA (DC family) and IDC's DiffAug differ only in how rows are drawn (`dsa`, `diffaug`); what a row does is
-defined here, after METHODS 1.3. Parameters are tensors on the device, so a pass has no host synchronisation,
+defined here, after docs/methods.md 1.3. Parameters are tensors on the device, so a pass has no host synchronisation,
 no random numbers and no data-dependent shape: it can be compiled or replayed as part of a CUDA graph.
 """
 
@@ -59,7 +59,7 @@ def apply(images_NCHW: Tensor, params: Params, align_corners: bool = False) -> T
     Images are normalised or whitened and of any range; zero fills what a warp or a cut-out leaves empty.
     `params` holds N rows or one. What a row does not change stays bit-identical. Differentiable once with
     respect to the images. align_corners is that of `grid_sample`: False for DSA, DM, CAFE, IDC, LinBa; True
-    for MTT and HaBa (METHODS 1.3).
+    for MTT and HaBa (docs/methods.md 1.3).
     """
     if len(params) not in (1, len(images_NCHW)):
         raise ValueError(f"{len(params)} rows of augmentation parameters for {len(images_NCHW)} images")

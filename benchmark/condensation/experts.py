@@ -34,7 +34,7 @@ SNAPSHOT_BYTES = 2**29
 
 
 def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:
-    """MTT's: plain SGD at a constant rate under DSA with one operation a batch (METHODS 6)."""
+    """MTT's: plain SGD at a constant rate under DSA with one operation a batch (docs/methods.md 6)."""
     return Recipe(epochs=epochs, batch=batch, lr=lr, momentum=0, weight_decay=0, decay="constant", align_corners=True)
 
 

@@ -147,7 +147,7 @@ def nearest_ipc(ipc: float, listed: list[int]) -> int:
 
 
 def table_dataset(spec: DatasetSpec, listed: set[str]) -> str:
-    """The data set whose settings one without settings of its own takes (METHODS 1.10).
+    """The data set whose settings one without settings of its own takes (docs/methods.md 1.10).
 
     Up to 32 pixels and fewer than 50 classes: CIFAR10's, or SVHN's where flipping makes no sense (digits); 50 classes
     or more: CIFAR100's; larger images: TinyImageNet's.

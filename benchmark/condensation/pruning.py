@@ -1,4 +1,4 @@
-"""Pruning a condensed set: which of its images are too hard or too easy to be worth their storage (METHODS 10).
+"""Pruning a condensed set: which of its images are too hard or too easy to be worth their storage (docs/methods.md 10).
 
     aum(x, y) = mean over logged moments of a training of z_y(x) - max_{j != y} z_j(x)      Pleiss et al., NeurIPS 2020
 

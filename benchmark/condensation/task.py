@@ -35,7 +35,7 @@ VALIDATION, VALIDATION_SEED = 0.1, 0
 """The class-stratified share of the training images that decides something: the same images in every run."""
 
 SYNTHETIC_AT_MOST = 128
-"""Images of one class in a matching step; containers that decode to more are sampled (METHODS 7 and 10)."""
+"""Images of one class in a matching step; containers that decode to more are sampled (docs/methods.md 7 and 10)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Task:
         return self.budget.ipc
 
     def whitened(self) -> Task:
-        """The same task seen through ZCA kind A (METHODS 1.1), fitted on its training images and kept in the cache."""
+        """The same task seen through ZCA kind A (docs/methods.md 1.1), fitted on its training images and kept in the
+        cache."""
         if self.train.whitening is not None:
             return self
         if self.cache:

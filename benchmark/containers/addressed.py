@@ -2,8 +2,8 @@
 
     image (c, j) = enlarge( A[c, j] . M ),   M [K, d] bases at 1/ds of the side,   A [C, r, K] coefficients
 
-Deng, Russakovsky, "Remember the Past", NeurIPS 2022 (METHODS 9): K bases serve every class, so most of a budget buys
-coefficients, K floats for one more image.
+Deng, Russakovsky, "Remember the Past", NeurIPS 2022 (docs/methods.md 9): K bases serve every class, so most of a budget
+buys coefficients, K floats for one more image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def default_bases(ipc: int, classes: int, basis_floats: int) -> int:
     """K: the power of two nearest (in log2, the smaller in a tie) to 16 sqrt(IPC C / 10), halved while K > d / 2.
 
     The one published cell (CIFAR-10, IPC 1) has 16; K grows with the square root of the images in the budget
-    (METHODS 9, our choice).
+    (docs/methods.md 9, our choice).
     """
     bases = 2 ** ceil(log2(25.6 * ipc * classes) / 2 - 0.5)
     while bases > max(1, basis_floats / 2):

@@ -11,7 +11,7 @@ from benchmark.system.errors import BudgetError
 
 @dataclass(frozen=True)
 class Budget:
-    """IPC as a float budget: B = IPC x classes x channels x height x width (METHODS 1.8). Labels are free.
+    """IPC as a float budget: B = IPC x classes x channels x height x width (docs/methods.md 1.8). Labels are free.
 
     mode: `strict` refuses a container that stores more than B; `native` runs the authors' size and prints its multiple.
     """

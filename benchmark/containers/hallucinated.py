@@ -2,8 +2,8 @@
 
     image (c, i, j) = H_j(base_ci),   H_j(x) = conv_transpose3x3( scale_j * conv3x3(x) + shift_j )
 
-Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022 (METHODS 8). The hallucinators serve all classes and
-have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored at half the
+Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022 (docs/methods.md 8). The hallucinators serve all
+classes and have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored at half the
 side (enlarged before they are hallucinated) and the maps scale and shift likewise.
 """
 
@@ -65,7 +65,7 @@ class HallucinatedLayout:
     @classmethod
     def strict(cls, budget: Budget, hallucinators: int) -> HallucinatedLayout:
         """Full-size bases first, half-size ones from what is left; half-size maps where there would be no basis at all;
-        more hallucinators where less than 95 % would be spent (METHODS 8, our definition)."""
+        more hallucinators where less than 95 % would be spent (docs/methods.md 8, our definition)."""
         bare = cls(budget.classes, budget.image_shape, 0, 0, hallucinators)
         left = max(0, budget.floats - bare.floats)
         full_count, rest = divmod(left, budget.classes * prod(budget.image_shape))

@@ -1,4 +1,4 @@
-"""Three tiers of memory and one decoder: the container of HMN (METHODS 10).
+"""Three tiers of memory and one decoder: the container of HMN (docs/methods.md 10).
 
     image c,i = sigmoid( Dec( [ f_c(m^D), m^C_c, m^I_c,i ] ) )        raw pixels in [0,1]
 

@@ -1,4 +1,6 @@
-"""How large the memories of a hierarchical container are, and how many images its budget then holds (METHODS 10).
+"""How large the memories of a hierarchical container are, and how many images its budget then holds.
+
+As docs/methods.md 10 has it:
 
     shared = d m^2 + C k m^2 + C (d k + k) + decoder;   per = C n m^2;   images = floor((budget - shared) / per)
 

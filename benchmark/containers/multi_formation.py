@@ -1,4 +1,7 @@
-"""Multi-formation: each stored image is an f x f grid of small images (IDC; Kim et al., ICML 2022; METHODS 7)."""
+"""Multi-formation: each stored image is an f x f grid of small images (IDC; Kim et al., ICML 2022).
+
+docs/methods.md 7 has it in formulas.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZCA whitening, kind A of METHODS 1.1 (MTT, HaBa): one matrix over all pixels of the raw training images.
+"""ZCA whitening, kind A of docs/methods.md 1.1 (MTT, HaBa): one matrix over all pixels of the raw training images.
 
 LinBa's kind B (per-image contrast normalisation first) is another transform; the kind is part of every cache
 key, so the two can never be mixed up.

@@ -1,6 +1,6 @@
 """What every network of the suite has in common: features and classifier, and the rules for small images.
 
-All networks normalise with instance norm, literally GroupNorm with one group per channel (METHODS 1.2): no
+All networks normalise with instance norm, literally GroupNorm with one group per channel (docs/methods.md 1.2): no
 running statistics and no dropout, so train and eval mode agree and `torch.func.vmap` over stacked parameters
 is exact. Instance norm of a 1x1 map is identically its bias, which would cut the network in two. The suite
 therefore never normalises such a map: a stage halves its map only where that leaves at least 2x2
@@ -45,7 +45,7 @@ def can_halve(side: int) -> bool:
 def stem_padding(image_shape: ImageShape, kernel: int) -> int:
     """Padding of the first convolution: size-preserving, except that 28x28x1 images become 32x32 maps.
 
-    The authors' networks pad every one-channel image so and assume 28x28 (METHODS 1.2); here only those grow.
+    The authors' networks pad every one-channel image so and assume 28x28 (docs/methods.md 1.2); here only those grow.
     """
     return kernel // 2 + (2 if tuple(image_shape) == (1, 28, 28) else 0)
 

@@ -1,4 +1,4 @@
-"""The ConvNet of the condensation literature (METHODS 1.2; DC, ICLR 2021)."""
+"""The ConvNet of the condensation literature (docs/methods.md 1.2; DC, ICLR 2021)."""
 
 from math import log2
 

@@ -1,4 +1,4 @@
-"""The exact gradient of an unrolled training run, with the graph of one step alive (METHODS 1.7).
+"""The exact gradient of an unrolled training run, with the graph of one step alive (docs/methods.md 1.7).
 
 The inner loop is SGD with momentum, v <- m v + g_i, theta <- theta - lr v, with g_i the gradient of the cross-entropy
 of the images that step i sees. Serves trajectory matching (MTT, HaBa) and back-propagation through training (LinBa).

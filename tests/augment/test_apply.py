@@ -11,7 +11,7 @@ from benchmark.augment import Params, apply, diffaug, dsa, operations
 FULL = dsa.strategy_for(flip=True)
 
 
-# The plain reference, written from METHODS 1.3 and 1.4 for one image (C, H, W) and the numbers of one row.
+# The plain reference, written from docs/methods.md 1.3 and 1.4 for one image (C, H, W) and the numbers of one row.
 
 
 def plain_colour(image, add, saturation, contrast):

@@ -43,7 +43,7 @@ def uniform_integers(values, low, high):
 
 @pytest.mark.parametrize("sampler", ["dsa", "diffaug"])
 class TestRanges:
-    """Each operation alone: the ranges of METHODS 1.3, the same in both semantics."""
+    """Each operation alone: the ranges of docs/methods.md 1.3, the same in both semantics."""
 
     @staticmethod
     def draw(sampler, strategy, size, generator):

@@ -1,4 +1,4 @@
-"""CAFE written down literally from METHODS.md 5: one layer, one class, one image step at a time, plain SGD.
+"""CAFE written down literally from docs/methods.md 5: one layer, one class, one image step at a time, plain SGD.
 
 It draws from the task's generator in the order the method does; nothing else is shared with the code under test but
 the drawing functions and the augmentation kernel, which have their own tests.

@@ -1,4 +1,4 @@
-"""DC, DSA and DM written down literally from METHODS.md 2 to 4: loops, one class and one row at a time, plain SGD.
+"""DC, DSA and DM written down literally from docs/methods.md 2 to 4: loops, one class and one row at a time, plain SGD.
 
 They draw from the task's generator in the order the methods do (start, network, then per step: network, real batches,
 transforms, and the batches of the inner training), so that both see the same numbers; nothing else is shared with

@@ -1,4 +1,4 @@
-"""HaBa written down literally from METHODS.md 8: one image through one hallucinator at a time, the student's whole run
+"""HaBa written down from docs/methods.md 8: one image through one hallucinator at a time, the student's whole run
 as one autograd graph, plain SGD with momentum everywhere.
 
 Draws from the task's generator in the method's order (bases, hallucinators, student, critic, then per iteration:

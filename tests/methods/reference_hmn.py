@@ -1,4 +1,4 @@
-"""HMN written down literally from METHODS.md 10: one image decoded at a time, one plain Adam for every memory.
+"""HMN written down literally from docs/methods.md 10: one image decoded at a time, one plain Adam for every memory.
 
 It draws from the task's generator in the order the method does, so that both see the same numbers; nothing else is
 shared with the code under test but the drawing functions, the augmentation kernels and the reference of IDC's loss.

@@ -1,4 +1,4 @@
-"""IDC written down literally from METHODS.md 7: one class, one grid cell, one optimiser step at a time.
+"""IDC written down literally from docs/methods.md 7: one class, one grid cell, one optimiser step at a time.
 
 It draws from the task's generator in the order the method does, so that both see the same numbers; nothing else is
 shared with the code under test but the drawing functions and the augmentation kernels, which have their own tests.

@@ -1,4 +1,4 @@
-"""LinBa written down literally from METHODS.md 9: the whole training run is one autograd graph, one image at a time.
+"""LinBa written down from docs/methods.md 9: the whole training run is one autograd graph, one image at a time.
 
 Draws from the task's generator in the method's order (bases, coefficients, network, then per outer step: network, rows
 of every inner step, transform, real images), so that both see the same numbers.

@@ -1,4 +1,4 @@
-"""MTT written down literally from METHODS.md 6: the student's whole run as one autograd graph, SGD by hand.
+"""MTT written down literally from docs/methods.md 6: the student's whole run as one autograd graph, SGD by hand.
 
 Draws from the task's generator in the method's order (images, student network, then per iteration: expert, epoch,
 batches, transforms). Whitens by the closed form.
@@ -15,7 +15,7 @@ from benchmark.condensation.task import Task
 
 
 def closed_form(raw_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [D], T [D, D]) of METHODS 1.1, kind A."""
+    """(mean [D], T [D, D]) of docs/methods.md 1.1, kind A."""
     x = raw_NCHW.flatten(1)
     centred = x - x.mean(0)
     s, u = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))

@@ -37,7 +37,7 @@ ROWS = [
     for row in csv.DictReader((Path(__file__).parent / "hyperparameters.csv").open())
     if row["method"] == "hmn" and row["use"] == "default"
 ]
-# METHODS 10: image shape, classes, IPC, B, dataset, class, extractors, decoder, shared, per, GIPC, GIPC+, stored
+# docs/methods.md 10, shape, classes, IPC, B, dataset, class, extractors, decoder, shared, per, GIPC, GIPC+, stored
 TABLE = """
 3 32 32  10  1    30720   80    480    180  2547   3287    320   85   95     30487
 3 32 32  10 10   307200  800   4800  15300 19355  40255    960  278  310    307135
@@ -142,7 +142,7 @@ def test_the_named_alternative_decoder(ipc, floats, expected):
 
 
 def test_unlisted_cells():
-    """The two checks of METHODS 10."""
+    """The two checks of docs/methods.md 10."""
     layout = layout_for(10, (3, 32, 32), 5)
     assert (layout.dataset_channels, layout.class_channels, layout.hidden) == (20, 12, (16, 8))
     assert (layout.instance_channels, layout.shared_floats(10, (3, 32, 32))) == (2, 13_875)
@@ -526,7 +526,7 @@ def test_the_selection_has_no_way_to_the_test_split():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['dataset']}-{row['ipc']}")
 def test_settings_of_the_listed_cells(row):
-    """As recalled, but for the learning rate: what was found for images of its size (docs/hmn.md)."""
+    """As recalled, but for the learning rate: what was found for images of its size (docs/lab/hmn.md)."""
     names = {"TinyImageNet": "tiny-imagenet"}
     spec, ipc = data.spec(names.get(row["dataset"], row["dataset"].lower()), Path("nowhere")), int(row["ipc"])
     hyper = HMN.hyper_parameters(spec, ipc, PAPER)

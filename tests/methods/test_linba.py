@@ -30,7 +30,7 @@ ROWS = [
 ]  # fmt: skip
 DATASETS = {"SVHN": "svhn", "CIFAR10": "cifar10", "CIFAR100": "cifar100", "TinyImageNet": "tiny-imagenet"}
 
-TABLE = [  # image shape, classes, IPC, K, r, stored, budget (METHODS 9)
+TABLE = [  # image shape, classes, IPC, K, r, stored, budget (docs/methods.md 9)
     ((3, 32, 32), 10, 1, 16, 115, 30_688, 30_720),
     ((3, 32, 32), 10, 10, 64, 403, 307_072, 307_200),
     ((3, 32, 32), 10, 50, 128, 1_123, 1_535_744, 1_536_000),

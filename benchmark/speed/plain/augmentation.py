@@ -46,7 +46,7 @@ def draws(params: Params, calls: int) -> list[Draw]:
 
 
 def augment(images_NCHW: Tensor, draw: Draw, align_corners: bool = False) -> Tensor:
-    """One operation after the other, each over the whole batch (METHODS 1.3)."""
+    """One operation after the other, each over the whole batch (docs/methods.md 1.3)."""
     count, _, rows, columns = images_NCHW.shape
     images, params = images_NCHW, draw.params
     if draw.colour:
