@@ -3,8 +3,8 @@
     image (c, i, j) = H_j(base_ci),   H_j(x) = conv_transpose3x3( scale_j * conv3x3(x) + shift_j )
 
 Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022 (docs/methods.md 8). The hallucinators serve all
-classes and have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored at half the
-side (enlarged before they are hallucinated) and the maps scale and shift likewise.
+classes and have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored
+at half the side (enlarged before they are hallucinated) and the maps scale and shift likewise.
 """
 
 from __future__ import annotations

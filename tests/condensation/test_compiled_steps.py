@@ -83,7 +83,7 @@ def test_the_unroll_by_pure_functions_is_the_unroll_by_autograd(generator, uncom
 
 
 def test_of_a_real_side_in_half_precision_nothing_else_is(golden, golden_convnet, half_without_a_compiler):
-    """The bound of docs/methods.md on what bfloat16 does to a matched gradient: a few per cent of the pixels' gradient."""
+    """The bound of docs/methods.md on what bfloat16 does to a matched gradient: a few per cent."""
     vectors = golden("gradient_matching_dc")
     network, batches = golden_convnet(vectors), (vectors["real"], vectors["syn"])
     shape, runtime = tuple(vectors["real"].shape[2:]), Runtime(CPU, "bf16")
