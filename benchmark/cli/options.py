@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,12 +30,8 @@ class UsageError(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
-    """An open, fair, fast benchmark of dataset condensation: every method x data set x IPC on one loader, one trainer
-    and one augmentation layer, with tables and plots.
-
-    Without arguments: all methods on the embedded digits at IPC 1 and 10, minutes on two CPU cores.
-    """
+class GridOptions:
+    """The grid that is asked for, and where it runs: what the command line, TOML files and `benchmark.Grid` share."""
 
     methods: tuple[str, ...] = ("all",)
     """Methods by name, or `all` (see --list)."""
@@ -79,6 +76,16 @@ class Options:
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step: the same numbers up to rounding in
     less memory. Default: the whole batch."""
+
+
+@dataclass(frozen=True)
+class Options(GridOptions):
+    """An open, fair, fast benchmark of dataset condensation: every method x data set x IPC on one loader, one trainer
+    and one augmentation layer, with tables and plots.
+
+    Without arguments: all methods on the embedded digits at IPC 1 and 10, minutes on two CPU cores.
+    """
+
     config: Path | None = None
     """A TOML file of these options; the command line goes before it."""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -118,39 +125,72 @@ def from_toml(path: Path) -> list[str]:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: {error}") from None
-    defaults = {field.name: field.default for field in dataclasses.fields(Options) if field.name != "config"}
-    arguments: list[str] = []
-    for name, value in values.items():
-        key = name.replace("-", "_")
-        if key not in defaults:
-            raise UsageError(f"--config {path}: no option {name!r}{nearest(key, defaults)}")
-        own = as_arguments(key, value)
-        try:
-            with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
-                tyro.cli(Options, args=own, prog="bench.py")
-            fits = isinstance(value, bool) == isinstance(defaults[key], bool) and not isinstance(value, dict)
-        except SystemExit:
-            fits = False
-        if not fits:
-            raise UsageError(f"--config {path}: {name} = {value!r} does not fit; see --help for what the option takes")
-        arguments += own
-    return arguments
+    known = [field.name for field in dataclasses.fields(Options) if field.name != "config"]
+    return [argument for name in values for argument in arguments_of(name, values[name], known, f"--config {path}")]
+
+
+def arguments_of(name: str, value: Any, known: Sequence[str], where: str) -> list[str]:
+    """An option as the command line takes it, from a value of TOML or Python. Raises UsageError, which begins with
+    `where`, for a name that is not among the `known` ones and for a value that the option does not take."""
+    key = name.replace("-", "_")
+    if key not in known:
+        raise UsageError(f"{where}: no option {name!r}{nearest(key, known)}")
+    own = as_arguments(key, value)
+    try:
+        with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
+            tyro.cli(Options, args=own, prog="bench.py")
+        fits = isinstance(value, bool) == isinstance(getattr(Options, key), bool) and not isinstance(value, Mapping)
+    except SystemExit:
+        fits = False
+    if not fits:
+        allowed = choices(key)
+        told = f"choose from {', '.join(allowed)}" if allowed else "see --help for what the option takes"
+        raise UsageError(f"{where}: {name} = {value!r} does not fit; {told}")
+    return own
 
 
 def as_arguments(key: str, value: Any) -> list[str]:
     flag = "--" + key.replace("_", "-")
     if isinstance(value, bool):
         return [flag] if value else []
-    return [flag, *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    return [flag, *(str(item) for item in (value if several else [value]))]
 
 
-def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
+def choices(key: str) -> list[str]:
+    """The words that an option takes, where they are a fixed few."""
+    hint = typing.get_type_hints(Options)[key]
+    kinds = [hint, *typing.get_args(hint)]
+    return [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+
+
+def from_python(values: Mapping[str, Any]) -> GridOptions:
+    """The options of a grid from Python values, by the names of the command line; None stands for what is not given.
+
+    Numbers, texts and paths may stand alone or in any sequence, and `set` may be a mapping of METHOD.FIELD to a value.
+    Raises UsageError for what is no option and for values that do not fit.
+    """
+    known = [field.name for field in dataclasses.fields(GridOptions)]
+    found = {}
+    for name, value in values.items():
+        if name == "set" and isinstance(value, Mapping):
+            value = [f"{target}={setting}" for target, setting in value.items()]
+        if value is not None or name not in known:
+            own = arguments_of(name, value, known, "Grid")
+            # Each by itself, so that no text among the values is taken for another option.
+            found[name] = getattr(tyro.cli(GridOptions, args=own), name)
+    return GridOptions(**found)
+
+
+def grid_of(options: GridOptions, data_dir: Path, fast_bf16: bool = False) -> Grid:
     """The grid that the options ask for. Raises UsageError for what does not exist.
 
     fast_bf16: whether what runs it has instructions for bfloat16, which a grid without the paper schedule then uses by
     default. The nodes of a cluster may differ in that, so there the default is always float32.
     """
     try:
+        if options.ray_address and options.engine != "ray":
+            raise ValueError("--ray-address needs --engine ray")
         for option in ("methods", "datasets", "networks", "ipc"):
             if getattr(options, option) == ():
                 raise ValueError(f"--{option} needs at least one value")

@@ -19,7 +19,7 @@ class WholeSet(Container):
     def __init__(self, images: int, classes: int, image_shape: list[int]) -> None:
         super().__init__(classes, 0, "normalised")
         self.count, self.image_shape = images, tuple(image_shape)
-        self.split: Split | None = None
+        self._split: Split | None = None
 
     @classmethod
     def of(cls, split: Split) -> WholeSet:
@@ -31,7 +31,14 @@ class WholeSet(Container):
         """Give a container that was read from a file its data set. Raises ValueError for one of another size."""
         if (len(split), *split.images.shape[1:]) != (self.count, *self.image_shape):
             raise ValueError(f"this set refers to {self.count} training images; the data set has {len(split)}")
-        self.split = split
+        self._split = split
+
+    @property
+    def split(self) -> Split:
+        """The data set's images. Raises ValueError before `attach`."""
+        if self._split is None:
+            raise ValueError(f"this set refers to {self.count:,} images of a data set and was not given it")
+        return self._split
 
     def config(self) -> dict[str, Any]:
         return {"images": self.count, "classes": self.classes, "image_shape": list(self.image_shape)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.files import DataError
+from benchmark.data.normalisation import Normalisation
 from benchmark.data.whitening import ZCA
 
 # Data sets without an official test set are divided once and for all: everybody is tested on the same images.
@@ -91,14 +92,17 @@ class Split:
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
-        if self.whitening is not None:
-            return self.whitening.whiten(raw)
-        return (raw - self.mean[:, None, None]) / self.std[:, None, None]
+        return self.normalisation.normalise(raw)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """How the networks see this split's images."""
+        return Normalisation(self.mean, self.std, self.whitening)
 
     @property
     def space(self) -> str:
         """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
-        return "normalised" if self.whitening is None else "zca"
+        return self.normalisation.space
 
     def whitened(self, whitening: ZCA | None) -> "Split":
         """The same images seen through another whitening, or none."""
@@ -106,17 +110,11 @@ class Split:
 
     def to_raw(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
         """Images [B, C, H, W] stored as `space`, a `zca` one through `whitening`, as pixels; not clamped."""
-        if space == "raw":
-            return images
-        if space == "normalised":
-            return images * self.std[:, None, None] + self.mean[:, None, None]
-        if whitening is None:
-            raise ValueError("whitened images without the matrix they were whitened by")
-        return whitening.restore(images)
+        return self.normalisation.to_raw(images, space, whitening)
 
     def seen(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
         """Images stored as `space` (see `to_raw`) as networks see this split's; differentiable."""
-        return images if space == self.space else self.normalise(self.to_raw(images, space, whitening))
+        return self.normalisation.seen(images, space, whitening)
 
     @cached_property
     def fingerprint(self) -> str:

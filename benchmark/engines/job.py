@@ -22,7 +22,7 @@ from benchmark.engines.failures import describe_failure, now
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.grid import registry
 from benchmark.store.cells import RESULT_FORMAT, Cell, Job
-from benchmark.store.condensed_set import Artifact, ArtifactError, load_artifact, save_artifact
+from benchmark.store.condensed_set import CONDENSED, Artifact, ArtifactError, load_artifact, save_artifact
 from benchmark.store.folder import Store
 from benchmark.store.preview import write_preview
 from benchmark.store.records import (
@@ -40,8 +40,6 @@ from benchmark.system.errors import NotFinite, Stopped
 from benchmark.system.locks import Claimed, claim
 from benchmark.system.runtime import Runtime, derive_seed
 from benchmark.training.training_set import training_set
-
-CONDENSED = "condensed.safetensors"
 
 CHECKPOINT_SECONDS = 60.0
 """The longest time between two saves of a phase whose steps are short."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import connection, get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -166,7 +168,8 @@ class Process:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, self.settings), daemon=True)
-        self._process.start()
+        with without_main():
+            self._process.start()
         theirs.close()  # so that the pipe ends when the process does
 
     def give(self, job: Job, progress: CellProgress) -> None:
@@ -194,6 +197,19 @@ class Process:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that start inside do not run the user's script again, as `spawn` has them do: nothing they are sent is
+    from there, and a script that calls `Grid.run` outside an `if __name__ == "__main__"` would start itself for ever.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ from benchmark.system.runtime import Runtime
 
 
 class StopSignal:
-    """Set by the first SIGINT or SIGTERM, read at every step boundary; the second one interrupts at once."""
+    """Set by the first SIGINT or SIGTERM, read at every step boundary; the second one interrupts at once.
+
+    Python lets only the main thread hear signals: in any other one they stay with whoever has them.
+    """
 
     def __init__(self) -> None:
         self.name = ""
@@ -31,6 +35,10 @@ class StopSignal:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
         def handle(number: int, _frame: object) -> None:
             if self.name:
                 raise KeyboardInterrupt

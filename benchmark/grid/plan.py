@@ -136,13 +136,19 @@ class Entry:
 
     job: Job
     state: Literal["done", "to do", "blocked"]
-    reason: str
+    error: CellError | None
+    """Why it is blocked."""
     floats: int
     budget: Budget
     seconds: float | None
     """Estimated; None where nothing can be said."""
     memory: int
     """Bytes it is predicted to take where it would run; 0 where nothing is to do."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is blocked, in words; empty where it is not."""
+        return str(self.error or "")
 
 
 def make_plan(
@@ -158,7 +164,7 @@ def make_plan(
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
         budget = cell.budget_on(spec)
-        state, reason, floats, seconds, memory = "to do", "", 0, None, 0
+        state, blocked, floats, seconds, memory = "to do", None, 0, None, 0
         try:
             cost = registry.build(cell).cost(spec, budget)
             floats = cost.floats
@@ -169,10 +175,10 @@ def make_plan(
                 seconds = estimate_seconds(spec, job, cost, speed)
                 memory = predict(job, spec, cost)
         except CellError as error:
-            state, reason = "blocked", str(error)
+            state, blocked = "blocked", error
         except (ValueError, ArithmeticError) as error:
             if not cell.variant:
                 raise
             raise ValueError(f"{cell.label}: {error}; choose other values for --set") from None
-        entries.append(Entry(job, state, reason, floats, budget, seconds, memory))
+        entries.append(Entry(job, state, blocked, floats, budget, seconds, memory))
     return entries

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmark import containers
 from benchmark.containers import Container
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Dataset
+from benchmark.data.normalisation import Normalisation
 from benchmark.data.whitening import ZCA
 from benchmark.system import files
 from benchmark.system.errors import first_line
 from benchmark.system.files import canonical_json, write_tensors
+
+CONDENSED = "condensed.safetensors"
+"""The file of a cell's folder that holds its condensed set."""
 
 FORMAT = 1
 PREFIX = "container."
@@ -35,8 +42,18 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True)
 class Artifact:
+    """A condensed set as it was read: what decodes, and what the file says of it (JSON)."""
+
     container: Container
     card: dict[str, Any]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How networks must see the set, and real images beside it: by the card's mean and std, or by the whitening
+        that came with the set. On the container's device."""
+        mean, std = (torch.tensor(self.card[name], dtype=torch.float32) for name in ("mean", "std"))
+        device = next((t.device for t in self.container.state_dict().values()), "cpu")
+        return Normalisation(mean, std, self.container.whitening).to(device)
 
 
 def save_artifact(path: Path, container: Container, dataset: Dataset, origin: dict[str, Any]) -> None:
@@ -65,28 +82,35 @@ def save_artifact(path: Path, container: Container, dataset: Dataset, origin: di
 
 
 def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cpu") -> Artifact:
-    """Read a condensed set. `dataset` is the one it was made from: sets that refer to their images need it.
+    """Read a condensed set, and make sure that it can take the place of its data set's training images.
 
-    Raises ArtifactError for a damaged or foreign file, or one that does not fit the data set.
+    `dataset` is the one it was made from: sets that refer to their images need it. Raises ArtifactError for a damaged
+    or foreign file, or one that does not fit the data set.
     """
-    try:
+    artifact = read_artifact(path, device)
+    fit(artifact, dataset, path)
+    if not isinstance(artifact.container, WholeSet):  # whose images are many, and the data set's own
+        decode(artifact, dataset.train.whitened(artifact.container.whitening).normalisation, path)
+    return artifact
+
+
+def read_artifact(path: Path, device: torch.device | str = "cpu") -> Artifact:
+    """Read a condensed set as its file stands, without its data set: a `WholeSet` has no images until `fit`.
+
+    Raises ArtifactError for a damaged or foreign file.
+    """
+    with _readable(path):
         tensors, texts = files.read_tensors(path)
         card = json.loads(texts["card"])
         canonical_json(card)  # refuses NaN and infinities, which no result could quote
         if card["format"] != FORMAT:
             raise ArtifactError(f"{path}: format {card['format']}; this version reads format {FORMAT}")
-        if (len(card["classes"]), tuple(card["image_shape"])) != (dataset.spec.classes, dataset.spec.image_shape):
-            raise ArtifactError(
-                f"{path} holds {len(card['classes'])} classes of shape {card['image_shape']} (from {card['dataset']}); "
-                f"{dataset.spec.name} has {dataset.spec.classes} of shape {list(dataset.spec.image_shape)}"
-            )
         container = containers.build(card["container"], card["config"])
-        if isinstance(container, WholeSet):
-            container.attach(dataset.train)
         state = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
         container.load_state_dict(state)
-        if container.classes != dataset.spec.classes:
-            raise ArtifactError(f"{path} holds images of {container.classes} classes and names {dataset.spec.classes}")
+        classes = len(card["classes"])
+        if container.classes != classes:
+            raise ArtifactError(f"{path} holds images of {container.classes} classes and names {classes}")
         container.learned_lr = card["learned_lr"]
         if container.learned_lr is not None and not math.isfinite(container.learned_lr):
             raise ArtifactError(f"{path}: a learned step size of {container.learned_lr}")
@@ -94,20 +118,54 @@ def load_artifact(path: Path, dataset: Dataset, device: torch.device | str = "cp
             container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
             if container.whitening.digest != card["zca"]:
                 raise ArtifactError(f"{path}: its whitening matrices do not match their digest")
-        container = container.to(device)
-        if not (isinstance(container, WholeSet) or decodes(container, dataset)):
-            raise ArtifactError(f"{path} does not decode to finite images of shape {list(dataset.spec.image_shape)}")
-    except (ArtifactError, MemoryError):
-        raise
-    except Exception as error:  # what is wrong with a file surfaces as whatever its container stumbled over
-        raise ArtifactError(f"{path} is not a readable condensed set: {first_line(error)}") from None
-    return Artifact(container, card)
+        artifact = Artifact(container.to(device), card)
+        normalisation, channels = artifact.normalisation, card["image_shape"][:1]
+        if list(normalisation.mean.shape) != channels or list(normalisation.std.shape) != channels:
+            raise ArtifactError(f"{path}: mean and std are not one number for each of {channels[0]} channels")
+        if not (normalisation.std > 0).all():
+            raise ArtifactError(f"{path}: a std that is not positive")
+    return artifact
+
+
+def fit(artifact: Artifact, dataset: Dataset, path: Path) -> None:
+    """Hold a condensed set against a data set, and give it the images where it refers to them.
+
+    path: for messages. Raises ArtifactError where it is one of other classes, another shape or other images.
+    """
+    card, spec = artifact.card, dataset.spec
+    with _readable(path):
+        if (len(card["classes"]), tuple(card["image_shape"])) != (spec.classes, spec.image_shape):
+            raise ArtifactError(
+                f"{path} holds {len(card['classes'])} classes of shape {card['image_shape']} (from {card['dataset']}); "
+                f"{spec.name} has {spec.classes} of shape {list(spec.image_shape)}"
+            )
+        if isinstance(artifact.container, WholeSet):
+            artifact.container.attach(dataset.train)
 
 
 @torch.no_grad()
-def decodes(container: Container, dataset: Dataset) -> bool:
-    """Whether a container gives images that networks can see as they see those of the data set."""
-    split, whitening = dataset.train.whitened(container.whitening), container.whitening
-    images = split.seen(container.images(), container.space, whitening)
-    right = images.dtype == torch.float32 and tuple(images.shape[1:]) == dataset.spec.image_shape
-    return bool(right and len(images) == container.num_images > 0 and images.isfinite().all())
+def decode(artifact: Artifact, normalisation: Normalisation, path: Path) -> tuple[Tensor, Tensor]:
+    """The images of a set, decoded once: as they are stored (in the container's space), and as networks see them.
+
+    Both float32 [N, C, H, W], one tensor where they are the same. path: for messages. Raises ArtifactError where they
+    are not finite images of the shape that the card names.
+    """
+    container, shape = artifact.container, list(artifact.card["image_shape"])
+    with _readable(path):
+        stored = container.images().detach()
+        seen = normalisation.seen(stored, container.space, container.whitening)
+        right = seen.dtype == torch.float32 and list(seen.shape[1:]) == shape
+        if not (right and len(seen) == container.num_images > 0 and seen.isfinite().all()):
+            raise ArtifactError(f"{path} does not decode to finite images of shape {shape}")
+    return stored, seen
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What is wrong with a file surfaces as whatever its container stumbled over; here it gets the file's name."""
+    try:
+        yield
+    except (ArtifactError, MemoryError):
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{path} is not a readable condensed set: {first_line(error)}") from None

@@ -1,0 +1,53 @@
+"""How networks see images: normalised per channel, or ZCA-whitened, and the way back to pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.data.whitening import ZCA
+
+
+# eq=False: comparing tensors has no truth value.
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """What is done to pixels in [0, 1] before a network sees them.
+
+    mean, std: float32 [C], in units of pixels in [0, 1].
+    whitening: takes the place of mean and std where networks are to see ZCA-whitened images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    whitening: ZCA | None = None
+
+    @property
+    def space(self) -> str:
+        """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
+        return "normalised" if self.whitening is None else "zca"
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
+        if self.whitening is not None:
+            return self.whitening.whiten(raw)
+        return (raw - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def to_raw(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
+        """Images [B, C, H, W] stored as `space`, a `zca` one through `whitening`, as pixels; not clamped."""
+        if space == "raw":
+            return images
+        if space == "normalised":
+            return images * self.std[:, None, None] + self.mean[:, None, None]
+        if whitening is None:
+            raise ValueError("whitened images without the matrix they were whitened by")
+        return whitening.restore(images)
+
+    def seen(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
+        """Images stored as `space` (see `to_raw`) as networks see them; differentiable."""
+        return images if space == self.space else self.normalise(self.to_raw(images, space, whitening))
+
+    def to(self, device: torch.device | str) -> Normalisation:
+        """This normalisation on `device`."""
+        return Normalisation(self.mean.to(device), self.std.to(device), self.whitening and self.whitening.to(device))
