@@ -62,7 +62,7 @@ def run_job(
     store, runtime = Store(folder), Runtime(dataset.train.images.device)
     result = Worker(store, runtime, cache=folder / "cache", should_stop=stop).run(job, dataset)
     artifact = load_artifact(store.directory(job.cell) / CONDENSED, dataset)
-    return artifact.container.state_dict(), result["evaluations"][0]["accuracies"]
+    return artifact.container.state_dict(), list(result.evaluations[0].accuracies)
 
 
 def check_method(method: type[Method], dataset: Dataset | None = None, ipc: int = 1, **settings: Any) -> None:
@@ -115,7 +115,7 @@ def _check_condensed(method: type[Method], job: Job, dataset: Dataset, folder: P
     rescored = evaluate(
         evaluation, training_set(container, dataset.train), dataset, runtime, Run(), cell.key, container.learned_lr
     )
-    assert rescored["accuracies"] == scores, "the saved set does not score what was reported"
+    assert list(rescored.accuracies) == scores, "the saved set does not score what was reported"
 
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor], complaint: str) -> None:

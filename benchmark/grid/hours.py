@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from benchmark.data import DatasetSpec
 from benchmark.grid import registry
 from benchmark.networks import MATCHED_COST, TRAINED_COST
 from benchmark.store.cells import Job
-from benchmark.system.files import is_number
+from benchmark.store.records import Speed as SpeedRecord
 from benchmark.system.runtime import Precision, Runtime
 from benchmark.training.recipes import Recipe
 
@@ -65,19 +64,16 @@ class Speed:
         return self.probe()
 
 
-def measured_units(measured: dict[str, Any] | None, device: str, precision: Precision) -> list[MeasuredUnit]:
+def measured_units(measured: SpeedRecord | None, device: str, precision: Precision) -> list[MeasuredUnit]:
     """The units of a stored measurement (`Store.speed`) that were measured on this device in this precision and have a
     rate; none of a machine that was busy."""
-    if not measured or measured.get("contended"):
+    if not measured or measured.contended or (measured.environment.device, measured.precision) != (device, precision):
         return []
-    if (measured["environment"].get("device"), measured.get("precision")) != (device, precision):
-        return []
-    found = []
-    for unit in measured["units"]:
-        ipc, rate = unit.get("ipc") or 1, unit["product"].get("flops_per_second")
-        if is_number(rate) and rate > 0 and is_number(ipc) and ipc >= 1:  # a file anyone may have written
-            found.append(MeasuredUnit(str(unit.get("unit")), str(measured.get("dataset")), ipc, rate))
-    return found
+    return [
+        MeasuredUnit(unit.unit, measured.dataset, unit.ipc or 1, unit.product.flops_per_second)
+        for unit in measured.units
+        if unit.product.flops_per_second
+    ]
 
 
 def estimate_seconds(spec: DatasetSpec, job: Job, cost: Cost, speed: Speed) -> float | None:

@@ -20,6 +20,7 @@ from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.folder import Store
 from benchmark.system.errors import CellError
 from benchmark.system.runtime import Precision
+from benchmark.system.wording import nearest
 from benchmark.training.recipes import unified
 
 Overrides = dict[str, dict[str, Any]]
@@ -115,7 +116,7 @@ def parse_overrides(settings: Iterable[str]) -> Overrides:
             overrides.setdefault(method_name, {})[field] = _objective(setting, method, text)
             continue
         if field not in types:
-            raise ValueError(f"--set {setting}: {method_name} has no field {field!r}{registry.nearest(field, types)}")
+            raise ValueError(f"--set {setting}: {method_name} has no field {field!r}{nearest(field, types)}")
         overrides.setdefault(method_name, {})[field] = parse_value(setting, text, types[field])
     return overrides
 
@@ -126,7 +127,7 @@ def _objective(setting: str, method: type[Method], name: str) -> str:
     if method.start is Method.start:
         raise ValueError(f"--set {setting}: {method.name} has no container to move")
     if name not in with_loop:
-        raise ValueError(f"--set {setting}: no objective {name!r}{registry.nearest(name, with_loop)}")
+        raise ValueError(f"--set {setting}: no objective {name!r}{nearest(name, with_loop)}")
     return name
 
 

@@ -7,7 +7,6 @@ the program at once, naming the file, rather than leaving a row out of the table
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -23,6 +22,7 @@ import methods
 from benchmark.condensation.method import Category, Method
 from benchmark.store.cells import Cell
 from benchmark.store.records import MethodCard
+from benchmark.system.wording import nearest
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"
@@ -32,13 +32,6 @@ CONTAINERS_OBJECTIVE = "idc"
 
 class RegistrationError(Exception):
     """A method file that does not keep the contract; the message names it and the mend."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` with the closest known names, or the list of all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(known)}"
 
 
 def check(cls: type[Method]) -> type[Method]:

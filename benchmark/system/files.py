@@ -33,10 +33,6 @@ class DamagedFile(ValueError):
     """A file whose contents are not what was written; the message says in what."""
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 # Writing
 
 

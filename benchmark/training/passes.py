@@ -6,7 +6,7 @@ of a derivative.
 Which way a run takes depends on the runtime, the network and the run's length alone, never on what the process did
 before or on how many networks are trained side by side: a cell has the same bits however it is run.
 
-Measured on two cores with AVX512-bf16 (docs/performance.md): of the eager time of a ConvNet's loss and gradient,
+Measured on two cores with AVX512-bf16 (docs/lab/performance.md): of the eager time of a ConvNet's loss and gradient,
 compiled float32 takes 0.85-0.96 and bfloat16 0.53-0.62; compiling takes 10 to 15 s, or 4 s where the user's cache has
 it. A second derivative takes 0.67-0.9, and 30 to 60 s. Eager bfloat16 is slower than eager float32 there.
 """
@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_map
 
 from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, detached, flops_per_image
 from benchmark.system.runtime import Runtime
+from benchmark.system.torch_private import allow_versions, mark_size_dynamic
 
 WORTH_COMPILING = {"float32": 5e12, "bf16": 0.08e12}
 """Floating-point operations of a training, forward and backward, from which on it is compiled. At some 60 GFLOP/s they
@@ -308,7 +309,7 @@ def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any
     images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
     partners_N = labels_N.clone()
     for batch in (images_NCHW, labels_N, partners_N):
-        torch._dynamo.maybe_mark_dynamic(batch, 0)
+        mark_size_dynamic(batch, 0)
     return detached(network), images_NCHW, labels_N, partners_N, torch.ones(())
 
 
@@ -318,7 +319,7 @@ def _compile(function: Callable) -> Callable:
     open (`_any_batch`). Open sizes of maps made the norm and the pooling 1.3 times slower and the compilation three
     times longer.
     """
-    torch._dynamo.config.recompile_limit = VERSIONS
+    allow_versions(VERSIONS)
     return torch.compile(function, dynamic=False)
 
 

@@ -20,6 +20,7 @@ from benchmark.augment import cutmix, diffaug, dsa
 from benchmark.data import Split
 from benchmark.networks import Network, detached
 from benchmark.system.runtime import Runtime
+from benchmark.system.torch_private import add_to_each_
 from benchmark.training.passes import Pass, eagerly_half, first_order_pass, is_compiled, side_by_side
 from benchmark.training.recipes import Recipe
 
@@ -226,7 +227,7 @@ def train_epochs(
             if strategy != "none":
                 images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
             _, gradients = first_order(parameters, images, labels_N[indices], labels_N[indices], whole)
-            torch._foreach_add_(list(parameters.values()), [gradients[name] for name in parameters], alpha=-lr)
+            add_to_each_(list(parameters.values()), [gradients[name] for name in parameters], -lr)
 
 
 def train_mixed(

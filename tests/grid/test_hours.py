@@ -20,6 +20,9 @@ from benchmark.grid.hours import (
     work_flops,
 )
 from benchmark.store.cells import Job
+from benchmark.store.folder import SPEED_FORMAT
+from benchmark.store.records import Environment, SpeedUnit, Timing
+from benchmark.store.records import Speed as SpeedRecord
 from benchmark.testing import short_job
 
 
@@ -33,14 +36,13 @@ def condensing_flops(cost, spec):
 
 
 def unit(name, ipc, rate):
-    return {"unit": name, "ipc": ipc, "product": {"flops_per_second": rate}}
+    product = Timing(milliseconds=1.0, flops_per_second=rate)
+    return SpeedUnit(unit=name, ipc=ipc, label=name, product=product, plain=Timing(milliseconds=2.0))
 
 
 def measured(*units):
-    environment = {"device": "here"}
-    return {
-        "environment": environment, "precision": "bf16", "dataset": "CIFAR-10", "contended": False, "units": [*units],
-    }  # fmt: skip
+    here = Environment("here")
+    return SpeedRecord(format=SPEED_FORMAT, environment=here, precision="bf16", dataset="CIFAR-10", units=units)
 
 
 @pytest.fixture
@@ -99,15 +101,8 @@ def test_measurements_of_another_place_are_not_used():
     assert measured_units(stored, "here", "bf16") == expected
     assert measured_units(stored, "there", "bf16") == []
     assert measured_units(stored, "here", "float32") == []
-    assert measured_units(stored | {"contended": True}, "here", "bf16") == []
+    assert measured_units(dataclasses.replace(stored, contended=True), "here", "bf16") == []
     assert measured_units(None, "here", "bf16") == []
-
-
-@pytest.mark.parametrize(("ipc", "rate"), [("10", 1e9), (-1, 1e9), (10, "fast"), (10, -1.0), (10, True), ([], [1])])
-def test_measurements_that_are_no_numbers_are_left_out(ipc, rate):
-    assert measured_units(measured(unit("dm", ipc, rate)), "here", "bf16") == []
-    nothing = {"unit": "dm", "product": {}}
-    assert measured_units(measured(nothing), "here", "bf16") == []
 
 
 def test_a_start_is_counted_under_any_loop(digits):
