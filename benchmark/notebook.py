@@ -132,7 +132,7 @@ class Grid:
 
         grid = session.grid_to_run(self.options)
         directories = {job.cell.directory for job in grid.jobs()}
-        records = observations.readable([r for r in self._store.records() if r.directory.name in directories])
+        records = [record for record in self._store.records() if record.directory.name in directories]
         found = [
             o
             for o in observations.observations(records)
@@ -162,7 +162,7 @@ def grid_fields() -> tuple[dataclasses.Field[Any], ...]:
 def reason_of(row: Row) -> str:
     """Why a row's cells failed, each reason once; empty where none did."""
     failures = [o.record.failure for o in row.observations if o.status == "failed" and o.record.failure]
-    return "; ".join(dict.fromkeys(f"{f.get('error')}: {f.get('message')}" for f in failures))
+    return "; ".join(dict.fromkeys(f"{failure.error}: {failure.message}" for failure in failures))
 
 
 # So that a notebook's completion and help name every option, once and for all.

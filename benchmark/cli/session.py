@@ -149,6 +149,7 @@ def run(plan: Planned, store: Store, data_dir: Path, console: Console) -> tuple[
     """Run what is to do; returns what became of it, blocked cells among the failed, and the signal that stopped it."""
     blocked = [entry for entry in plan.entries if entry.error]
     for entry in blocked:
+        assert entry.error is not None
         store.announce(entry.job)
         store.fail(entry.job.cell, describe_failure(entry.job.cell, entry.error))
     jobs = [entry.job for entry in plan.entries if entry.state == "to do"]

@@ -90,11 +90,11 @@ class Container(nn.Module, ABC):
         all of its images."""
         if indices_KM is None and classes_K is None:
             return self.images().unflatten(0, (self.classes, self.per_class))
-        device = (indices_KM if classes_K is None else classes_K).device
         if classes_K is None:
-            classes_K = torch.arange(self.classes, device=device)
+            assert indices_KM is not None
+            classes_K = torch.arange(self.classes, device=indices_KM.device)
         if indices_KM is None:
-            indices_KM = torch.arange(self.per_class, device=device).expand(len(classes_K), -1)
+            indices_KM = torch.arange(self.per_class, device=classes_K.device).expand(len(classes_K), -1)
         offsets = classes_K[:, None] * self.per_class
         return self.images((indices_KM + offsets).flatten()).unflatten(0, indices_KM.shape)
 
