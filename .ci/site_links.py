@@ -6,7 +6,8 @@ On a code host such a link opens the file; the site holds no files of the reposi
 import re
 from typing import Any
 
-OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmark|methods|tests|results|examples|[A-Z]+\.md|bench\.py)[^)]*\)")
+PLACES = r"benchmark|methods|tests|results|examples|[A-Z]+\.md|bench\.py"
+OUTSIDE = re.compile(rf"\[([^\]]+)\]\((?:\.\./)+(?:{PLACES})[^)]*\)")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
