@@ -48,7 +48,7 @@ types: $(VENV)/developing
 	$(RUN) -m mypy
 
 spelling: $(VENV)/developing
-	$(VENV)/bin/codespell --check-hidden .ci .github .pre-commit-config.yaml *.* Makefile benchmark docs methods tests
+	$(VENV)/bin/codespell --check-hidden .ci .github .pre-commit-config.yaml *.* Makefile benchmark docs examples methods tests
 
 docs: $(VENV)/developing
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet --site-dir build/site

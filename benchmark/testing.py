@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmark import data
-from benchmark.condensation.method import Method, Schedule
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule, settings_of
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
 from benchmark.engines.job import CONDENSED, Worker
@@ -38,9 +39,8 @@ SHORT = Recipe(steps=4)
 
 def short_job(method: type[Method], dataset: Dataset, ipc: int = 1, seed: int = 0, **settings: Any) -> Job:
     """A job of the method that takes a few steps: the quick schedule, every scaled field at `FEW_STEPS`, `settings`."""
-    hyper = method.hyper_parameters(
-        dataset.spec, ipc, Schedule.parse("quick"), dict.fromkeys(method.scaled, FEW_STEPS) | settings
-    )
+    few = {name: FEW_STEPS for name, setting in settings_of(method.Hyper).items() if setting.scaled}
+    hyper = method.hyper_parameters(dataset.spec, ipc, Schedule.parse("quick"), few | settings)
     cell = Cell(
         method=method.name,
         dataset=dataset.spec.name,
@@ -99,10 +99,9 @@ def _check_condensed(method: type[Method], job: Job, dataset: Dataset, folder: P
     if method.condenses:
         stored = sum(t.numel() for t in container.state_dict().values() if t.is_floating_point())
         assert container.num_floats == stored, "num_floats is not what is saved"
-        announced = method.storage(method.Hyper(**cell.hyper), dataset.spec, budget)
-        assert announced == container.num_floats, f"storage() says {announced}, the container {container.num_floats}"
-        expected = method.decoded(method.Hyper(**cell.hyper), dataset.spec, budget)
-        assert expected == container.num_images, f"decoded() says {expected}, the container {container.num_images}"
+        cost = registry.build(cell).cost(dataset.spec, budget)
+        assert cost.floats == container.num_floats, f"cost() says {cost.floats} floats, not {container.num_floats}"
+        assert cost.images == container.num_images, f"cost() says {cost.images} images, not {container.num_images}"
     images, labels = container.decode()
     assert images.shape == (container.num_images, *dataset.spec.image_shape), f"decoded shape {tuple(images.shape)}"
     assert torch.isfinite(images).all(), "decoded pixels are not all finite"

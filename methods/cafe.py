@@ -18,37 +18,38 @@ Deviations query accuracy starts anew at every query (`leaky_query` for the auth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from benchmark import networks
-from benchmark.condensation.method import Method, Work
-from benchmark.condensation.run import STEPS_TAKEN, Run
+from benchmark.condensation.cost import LoopCost, Work
+from benchmark.condensation.loop import Loop
+from benchmark.condensation.method import Method
+from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Setting
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
-from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.networks import Network
-from benchmark.objectives.feature_alignment import FeatureAlignment, means_and_pooled
-from benchmark.training.passes import Pass
+from benchmark.objectives.feature_alignment import FeatureAlignment
 from benchmark.training.recipes import Recipe
-from benchmark.training.trainer import SCORING_BATCH, scale_lr, train_epochs
+from benchmark.training.trainer import SCORING_BATCH, scale_lr
 
 
 @dataclass(frozen=True)
 class CAFEHyper:
-    iterations: int = 2000
+    iterations: Annotated[int, Setting(scaled=True, quick=3)] = 2000
     """Networks drawn."""
     lr_img: float = 0.1
     mom_img: float = 0.5
-    batch_real: int = 256
+    batch_real: Annotated[int, Setting(quick=64)] = 256
     """Real images per class and image step."""
-    query: int = 128
+    query: Annotated[int, Setting(quick=16)] = 128
     """Real images per class whose accuracy drives the loops."""
     window: int = 10
     """Queries that are compared."""
@@ -56,18 +57,14 @@ class CAFEHyper:
     """A network is done when its queries between image steps differ by less."""
     lambda2: float = 0.03
     """Its training between two image steps ends when its queries differ by more."""
-    max_image_steps: int = 200
-    max_inner_epochs: int = 200
+    max_image_steps: Annotated[int, Setting(quick=10)] = 200
+    max_inner_epochs: Annotated[int, Setting(quick=10)] = 200
     leaky_query: bool = False
     """Queries are (previous query + sum of class accuracies) / classes, as in the authors' code."""
     discrimination: float = 0.01
     lr_net: float = 0.01
     batch_net: int = 256
     init: Literal["noise", "real"] = "noise"
-
-
-Answer = Callable[[Tensor], Tensor]
-"""`guesses` of a network (`Task.forward`)."""
 
 
 class Window:
@@ -96,66 +93,47 @@ class BiLevel:
     """Where the dynamic loop stands: the queries of the current network and what was counted; part of a checkpoint."""
 
     def __init__(self, window: Window) -> None:
-        self.window, self.done = window, False
+        self.window = window
         self.counts = dict.fromkeys(
             ("networks", "image_steps", "inner_epochs", "image_step_caps_hit", "inner_epoch_caps_hit"), 0
         )
 
     def next_network(self) -> None:
-        self.window.accuracies, self.done = [], False
+        self.window.accuracies = []
         self.counts["networks"] += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"accuracies": self.window.accuracies, "done": self.done, "counts": dict(self.counts)}
+        return {"accuracies": self.window.accuracies, "counts": dict(self.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.window.accuracies, self.done = list(state["accuracies"]), state["done"]
+        self.window.accuracies = list(state["accuracies"])
         self.counts.update(state["counts"])
 
 
-class CAFE(Method):
-    """Alignment of class means in every layer of networks in training, from noise, without augmentation."""
+class CAFELoop(Loop):
+    """Feature alignment on networks that are trained on the synthetic set for as long as their queries say."""
 
-    name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
-    Hyper = CAFEHyper
     microbatches = True
-    scaled = ("iterations",)
-    one_step = {"max_image_steps": 1, "max_inner_epochs": 0}
-    quick = {"iterations": 3, "max_image_steps": 10, "max_inner_epochs": 10, "batch_real": 64, "query": 16}
-    augments = False
+    augments: ClassVar[bool] = False
+    """Whether both batches of a class, and network training, are under DSA."""
 
-    @classmethod
-    def work(cls, hyper: CAFEHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        steps, epochs = cls.least(hyper)
-        real = spec.classes * (steps * hyper.batch_real + (steps + epochs) * hyper.query)
-        return Work(forward=real, trained=(steps + epochs) * budget.ipc * spec.classes)
-
-    @classmethod
-    def least(cls, hyper: CAFEHyper) -> tuple[int, int]:
-        """(image steps, epochs of network training) with every window judged as soon as it is full."""
+    def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
+        """With every window judged as soon as it is full."""
+        hyper, synthetic = self.hyper, per_class * spec.classes
         steps = hyper.iterations * min(hyper.window, hyper.max_image_steps)
-        return steps, steps * min(hyper.window, hyper.max_inner_epochs)
-
-    @classmethod
-    def native_recipe(cls, hyper: CAFEHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        return Recipe(epochs=1000 if cls.augments else 600, decay="halfway", augment="dsa" if cls.augments else "none")
-
-    def start(self, task: Task, run: Run) -> Container:
-        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
+        epochs = steps * min(hyper.window, hyper.max_inner_epochs)
+        step = Work(forward=spec.classes * (hyper.batch_real + hyper.query), trained=synthetic)
+        between = Work(forward=epochs * spec.classes * hyper.query, trained=epochs * synthetic)
+        return LoopCost(steps, step, between)
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        """A step of the run is one image step with its network training. A network that is done early leaves the rest
-        of its `max_image_steps` steps empty: how many it needs is not known before."""
+        """A step of the run is one image step with its network training; a network has `max_image_steps` of them at
+        most, and those that it does not need are skipped."""
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
-        network = task.network()
-        shown = self.work(hyper, task.spec, task.budget).forward
-        real_side, answer = (task.forward(function, network, shown) for function in (means_and_pooled, guesses))
-        objective = FeatureAlignment(hyper.discrimination, task.runtime.batched, task.microbatch, real_side)
-        first_order = task.first_order(network, self.least(hyper)[1] * container.num_images)
-        loop = BiLevel(self.window())
+        network, objective, loop = task.network(), FeatureAlignment(hyper.discrimination), BiLevel(self.window())
         steps = hyper.iterations * hyper.max_image_steps
         state = {"container": container, "optimiser": optimiser, "network": network, "loop": loop}
         for step in run.loop("condense", steps, **state):
@@ -165,54 +143,64 @@ class CAFE(Method):
                 loop.next_network()
                 halvings = sum(10 * iteration >= tenths * hyper.iterations for tenths in (6, 8, 9))
                 scale_lr(optimiser, 0.5**halvings)
-            if loop.done:
-                continue
             real, synthetic = task.siamese(
                 task.real_batch(hyper.batch_real), task.synthetic(container), strategy=strategy
             )
             run.log(loss=task.step(objective, network, real, synthetic, optimiser))
             loop.counts["image_steps"] += 1
-            loop.window.add(query(answer, task, hyper.query))
+            loop.window.add(query(network, task, hyper.query))
             settled = loop.window.full and loop.window.spread < hyper.lambda1
             capped = not settled and image_step + 1 == hyper.max_image_steps
             loop.counts["image_step_caps_hit"] += capped
-            loop.done = settled or capped
-            if not loop.done:
-                self.train(network, first_order, answer, container, task, strategy, loop.counts)
+            if settled:
+                run.skip_to((iteration + 1) * hyper.max_image_steps)
+            elif not capped:
+                self.train(network, container, task, strategy, loop.counts)
             run.note("bi_level_loop", dict(loop.counts))
-            run.note(STEPS_TAKEN, loop.counts["image_steps"])
 
     def window(self) -> Window:
         return Window(self.hyper.window, self.hyper.leaky_query)
 
-    def train(
-        self,
-        network: Network,
-        first_order: Pass,
-        answer: Answer,
-        container: Container,
-        task: Task,
-        strategy: str,
-        counts: dict[str, int],
-    ) -> None:
+    def train(self, network: Network, container: Container, task: Task, strategy: str, counts: dict[str, int]) -> None:
         """Train the network on the synthetic set until it has moved: its queries span more than lambda2."""
         hyper, window = self.hyper, self.window()
-        images, labels = task.synthetic_set(container)
-        settings = task.generator, hyper.lr_net, hyper.batch_net, strategy
         for _ in range(hyper.max_inner_epochs):
-            train_epochs(network, first_order, images, labels, 1, *settings)
+            task.train_on_synthetic(network, container, 1, hyper.lr_net, hyper.batch_net, strategy)
             counts["inner_epochs"] += 1
-            window.add(query(answer, task, hyper.query))
+            window.add(query(network, task, hyper.query))
             if window.full and window.spread > hyper.lambda2:
                 return
         counts["inner_epoch_caps_hit"] += 1
+
+
+class CAFEDSALoop(CAFELoop):
+    """CAFE's loop under one random transform per class and step."""
+
+    augments = True
+
+
+class CAFE(Method):
+    """Alignment of class means in every layer of networks in training, from noise, without augmentation."""
+
+    name, title, paper = "cafe", "CAFE", "Wang et al., CVPR 2022"
+    Hyper, Loop = CAFEHyper, CAFELoop
+
+    def start(self, task: Task, run: Run) -> Container:
+        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
+
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        return Recipe(epochs=600, decay="halfway", augment="none")
 
 
 class CAFEDSA(CAFE):
     """CAFE under one random transform per class, shared by real and synthetic images."""
 
     name, title = "cafe-dsa", "CAFE+DSA"
-    augments = True
+
+    Loop = CAFEDSALoop
+
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        return Recipe(epochs=1000, decay="halfway")
 
 
 def guesses(network: Network, images_NCHW: Tensor) -> Tensor:
@@ -220,12 +208,12 @@ def guesses(network: Network, images_NCHW: Tensor) -> Tensor:
     return network(images_NCHW).argmax(1)
 
 
-def query(answer: Answer, task: Task, per_class: int) -> list[float]:
+def query(network: Network, task: Task, per_class: int) -> list[float]:
     """Accuracy of a network's `guesses` on a random batch of real images of each class."""
     batch_KNCHW = task.real_batch(per_class)
     # Whole classes at a time: what is compiled for a size then serves nearly all of them.
     parts = batch_KNCHW.split(max(1, SCORING_BATCH // batch_KNCHW.shape[1]))
-    found = [answer(part.flatten(0, 1)) for part in parts]
+    found = [task.forward(guesses, network, part.flatten(0, 1)) for part in parts]
     guesses_KN = torch.cat(found).unflatten(0, batch_KNCHW.shape[:2])
     right_K = (guesses_KN == torch.arange(task.classes, device=task.device)[:, None]).double().mean(1)
     return right_K.tolist()

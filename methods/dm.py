@@ -11,68 +11,68 @@ Deviations exactly `iterations` steps (the authors' loop makes one more); any IP
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from benchmark import networks
-from benchmark.condensation.method import Method, Work
+from benchmark.condensation.cost import LoopCost, Work
+from benchmark.condensation.loop import Loop
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule, Setting
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
-from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
-from benchmark.objectives.distribution_matching import distribution_matching, mean_embedding
+from benchmark.objectives.distribution_matching import distribution_matching
 from benchmark.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class DMHyper:
-    iterations: int = 20_000
+    iterations: Annotated[int, Setting(scaled=True, quick=100)] = 20_000
     lr_img: float = 1.0
     mom_img: float = 0.5
-    batch_real: int = 256
+    batch_real: Annotated[int, Setting(quick=64)] = 256
     """Real images per class and step."""
     init: Literal["noise", "real"] = "real"
 
 
-class DM(Method):
-    """Distribution matching: class means in the embedding of untrained networks, under siamese augmentation."""
+class DMLoop(Loop):
+    """Distribution matching: a fresh, untrained network in every step."""
 
-    name, title, paper = "dm", "DM", "Zhao & Bilen, WACV 2023"
-    Hyper = DMHyper
     microbatches = True
-    scaled = ("iterations",)
-    quick = {"iterations": 100, "batch_real": 64}
 
-    @classmethod
-    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
-        """The authors' readme: lr_img 10 from IPC 100 on with ten classes, and above IPC 125 with a hundred."""
-        large = ipc >= 100 if spec.classes < 50 else ipc > 125
-        return values | {"lr_img": 10.0 if large else 1.0}
-
-    @classmethod
-    def work(cls, hyper: DMHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        steps = hyper.iterations * spec.classes
-        return Work(forward=steps * hyper.batch_real, trained=steps * budget.ipc)
-
-    @classmethod
-    def native_recipe(cls, hyper: DMHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        return Recipe(epochs=1000, decay="halfway")
-
-    def start(self, task: Task, run: Run) -> Container:
-        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
+    def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
+        step = Work(forward=spec.classes * self.hyper.batch_real, trained=spec.classes * per_class)
+        return LoopCost(self.hyper.iterations, step)
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         network = task.network()
-        real_side = task.forward(mean_embedding, network, self.work(self.hyper, task.spec, task.budget).forward)
-        objective = partial(distribution_matching, microbatch=task.microbatch, real_side=real_side)
         for _ in run.loop("condense", self.hyper.iterations, container=container, optimiser=optimiser):
             networks.initialise_(network, task.generator)
             real, synthetic = task.siamese(task.real_batch(self.hyper.batch_real), task.synthetic(container))
-            run.log(loss=task.step(objective, network, real, synthetic, optimiser))
+            run.log(loss=task.step(distribution_matching, network, real, synthetic, optimiser))
+
+
+class DM(Method):
+    """Distribution matching: class means in the embedding of untrained networks, under siamese augmentation."""
+
+    name, title, paper = "dm", "DM", "Zhao & Bilen, WACV 2023"
+    Hyper, Loop = DMHyper, DMLoop
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
+        """The authors' readme: lr_img 10 from IPC 100 on with ten classes, and above IPC 125 with a hundred."""
+        large = ipc >= 100 if spec.classes < 50 else ipc > 125
+        return values | {"lr_img": 10.0 if large else 1.0}
+
+    def start(self, task: Task, run: Run) -> Container:
+        return Pixels.of(task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc))
+
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        return Recipe(epochs=1000, decay="halfway")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods.dc import DC, DCHyper
+from methods.dc import DC, DCHyper, DCLoop
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,14 @@ class DSAHyper(DCHyper):
     init: Literal["noise", "real"] = "real"
 
 
+class DSALoop(DCLoop):
+    """DC's loop under one random transform per class and step."""
+
+    augments = True
+
+
 class DSA(DC):
     """Gradient matching under one random transform per class, shared by real and synthetic images."""
 
     name, title, paper = "dsa", "DSA", "Zhao & Bilen, ICML 2021"
-    Hyper = DSAHyper
-    augments = True
+    Hyper, Loop = DSAHyper, DSALoop

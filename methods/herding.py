@@ -9,13 +9,16 @@ Settings   phi: pooled features of a ConvNet trained on the training set by the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from benchmark.condensation.cost import Cost, Work
 from benchmark.condensation.embeddings import trained_embedding
-from benchmark.condensation.method import Method, Work
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Setting
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
@@ -25,7 +28,7 @@ from benchmark.data import DatasetSpec
 
 @dataclass(frozen=True)
 class HerdingHyper:
-    feature_steps: int = 20_000
+    feature_steps: Annotated[int, Setting(scaled=True, quick=100)] = 20_000
     """Optimiser steps of the embedding network, batch 256 (about 100 epochs of CIFAR-10)."""
 
 
@@ -48,13 +51,10 @@ class Herding(Method):
 
     name, title, paper, category = "herding", "Herding", "Welling, ICML 2009", "reference"
     Hyper = HerdingHyper
-    scaled = ("feature_steps",)
-    quick = {"feature_steps": 100}
     select = staticmethod(herd)
 
-    @classmethod
-    def work(cls, hyper: HerdingHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        return Work(trained=hyper.feature_steps * 256)
+    def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
+        return Cost(budget.floats, budget.ipc * spec.classes, before=Work(trained=self.hyper.feature_steps * 256))
 
     def condense(self, task: Task, run: Run) -> Container:
         task.require_class_size(task.ipc)

@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from benchmark.condensation.method import Schedule, Work
+from benchmark.condensation.cost import Cost, Work
+from benchmark.condensation.method import Method
+from benchmark.condensation.prerequisite import Prerequisite
 from benchmark.condensation.pruning import (
     TENTHS,
     MarginSpace,
@@ -35,7 +37,8 @@ from benchmark.condensation.pruning import (
     random_positions,
     search_beta,
 )
-from benchmark.condensation.run import TRAIN_POOL, Prefixed, Run
+from benchmark.condensation.run import Prefixed, Run
+from benchmark.condensation.settings import Schedule, Setting
 from benchmark.condensation.task import Task
 from benchmark.condensation.warm_start import fit_images, fitting_flops
 from benchmark.containers import Container
@@ -44,10 +47,10 @@ from benchmark.containers.hierarchical import Hierarchical
 from benchmark.containers.hierarchical_layout import Layout, layout_for
 from benchmark.data import DatasetSpec
 from benchmark.system.errors import BudgetError
-from benchmark.training.recipes import Recipe, unified
+from benchmark.training.recipes import unified
 from benchmark.training.row_adam import RowAdam
 from benchmark.training.training_set import training_set
-from methods.idc import IDC, LoopHyper
+from methods.idc import IDCLoop, LoopHyper
 
 FEWEST_IMAGES = 2
 """Per class; a budget that holds fewer is too small (METHODS 1.10)."""
@@ -62,6 +65,10 @@ the evidence above 32 is weak (docs/hmn.md)."""
 
 @dataclass(frozen=True, kw_only=True)
 class HMNHyper(LoopHyper):
+    outer: Annotated[int, Setting(scaled=True, quick=5)] = 2000
+    """Networks drawn."""
+    n_data: Annotated[int, Setting(quick=256)] = 2000
+    """Real images the network is trained on between two passes."""
     dataset_channels: int
     """Channels d of the memory all classes share; with k, n and `hidden` from `layout_for`."""
     class_channels: int
@@ -87,28 +94,38 @@ class HMNHyper(LoopHyper):
     beta2: float = 0.99
     classes_per_step: int = 10
     aum_space: MarginSpace = "logits"
-    aum_nets: int = 1
+    aum_nets: Annotated[int, Setting(at_least=1)] = 1
     """Networks whose margins are averaged."""
-    aum_steps: int = 10_000
+    aum_steps: Annotated[int, Setting(quick=60)] = 10_000
     """Optimiser steps of their training: the unified recipe's."""
-    aum_points: int = 50
+    aum_points: Annotated[int, Setting(quick=10, at_least=1)] = 50
     """Evenly spaced moments of that training at which margins are measured."""
-    beta_nets: int = 2
+    beta_nets: Annotated[int, Setting(quick=1, at_least=1)] = 2
     """Networks trained for each beta."""
-    beta_steps: int = 3_333
+    beta_steps: Annotated[int, Setting(quick=60)] = 3_333
     """Optimiser steps of their training: a third of the unified recipe's."""
-    beta_stride: int = 1
+    beta_stride: Annotated[int, Setting(quick=5, at_least=1)] = 1
     """The grid of beta is 0, stride / 10, ... up to 1."""
 
 
-class HMN(IDC):
+class HMNLoop(IDCLoop):
+    """IDC's loop with Adam and two drops of its rate: rows that a step does not show keep their value and state."""
+
+    def optimiser(self, container: Container) -> torch.optim.Optimizer:
+        return row_adam(container, self.hyper, self.hyper.lr_img)
+
+    def lr_factor(self, progress: float) -> float:
+        return self.hyper.decay ** sum(progress >= share for share in DECAY_AT)
+
+
+class HMN(Method):
     """Three tiers of memory decoded to images, condensed 10 % over budget and pruned by area under the margin."""
 
     name, title, paper = "hmn", "HMN", "Zheng et al., ECCV 2024"
     draws_as = name
     disclosure = "HMN configuration chosen by this suite; the paper's configuration is not public"
     container_row = "hmn"
-    Hyper = HMNHyper
+    Hyper, Loop = HMNHyper, HMNLoop
     cells = {
         (dataset, ipc): {"metric": metric, "n_data": n_data}
         for dataset, metric, n_data in (
@@ -121,42 +138,27 @@ class HMN(IDC):
     }
     searches: ClassVar[bool] = True
     """Whether beta is searched for."""
-    scaled = ("outer",)
-    positive = ("batch_real", "batch_syn", "batch_net", "aum_nets", "aum_points", "beta_nets", "beta_stride")
-    quick = {
-        "outer": 5,
-        "passes": 10,
-        "n_data": 256,
-        "aum_steps": 60,
-        "aum_points": 10,
-        "beta_nets": 1,
-        "beta_steps": 60,
-        "beta_stride": 5,
-    }
 
     @classmethod
-    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
+    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
+        """Sizes of the budget, what scored best at the images' size, and trainings of AUM and beta that are as long as
+        the schedule makes those of evaluation."""
         layout = asdict(layout_for(spec.classes, spec.image_shape, ipc))
         side = max(spec.height, spec.width)
         found = next(settings for most, settings in FOUND if side <= most)
-        return values | found | layout | {"hidden": "-".join(map(str, layout["hidden"]))}
-
-    @classmethod
-    def hyper_parameters(
-        cls, spec: DatasetSpec, ipc: int, schedule: Schedule, overrides: dict[str, Any] | None = None
-    ) -> Any:
-        """As every method's; the trainings of AUM and beta are as long as the schedule makes those of evaluation."""
         whole = unified(ipc)
-        third = replace(whole, steps=whole.steps // 3)
-        lengths = {"aum_steps": whole, "beta_steps": third} if schedule.name != "quick" else {}
+        lengths = {"aum_steps": whole, "beta_steps": replace(whole, steps=whole.steps // 3)}
         lengths = {name: recipe.scaled(schedule.factor, 0).steps for name, recipe in lengths.items()}
-        return super().hyper_parameters(spec, ipc, schedule, lengths | (overrides or {}))
+        return values | found | layout | lengths | {"hidden": "-".join(map(str, layout["hidden"]))}
 
-    @classmethod
-    def sizes(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> tuple[int, int]:
+    # Its sizes
+
+    def sizes(self, spec: DatasetSpec, budget: Budget) -> tuple[int, int]:
         """(GIPC stored at the end, GIPC+ during condensation). Raises BudgetError where fewer than two fit."""
-        layout = layout_of(hyper)
-        over = math.floor((1 + Fraction(str(hyper.over_budget))) * budget.floats)  # exact: 1.1 B is no binary float
+        layout = layout_of(self.hyper)
+        over = math.floor(
+            (1 + Fraction(str(self.hyper.over_budget))) * budget.floats
+        )  # exact: 1.1 B is no binary float
         final, start = (
             layout.images_per_class(floats, spec.classes, spec.image_shape) for floats in (budget.floats, over)
         )
@@ -168,66 +170,62 @@ class HMN(IDC):
             )
         return final, start
 
-    @classmethod
-    def storage(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return layout_of(hyper).floats(cls.sizes(hyper, spec, budget)[0], spec.classes, spec.image_shape)
-
-    @classmethod
-    def decoded(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return spec.classes * cls.sizes(hyper, spec, budget)[0]
-
-    @classmethod
-    def moved(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return cls.sizes(hyper, spec, budget)[1]
-
-    @classmethod
-    def finishing(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        """The trainings that measure AUM and choose beta."""
-        final, start = cls.sizes(hyper, spec, budget)
-        if not cls.searches or start == final:
-            return Work()
-        at_most, loops = unified(budget.ipc).batch, cls.loops(hyper, spec, budget)
-        shown = loops * hyper.aum_nets * hyper.aum_steps * min(at_most, start * spec.classes)
-        if cls.searching(hyper, spec, budget):
-            steps = len(beta_grid(hyper)) * hyper.beta_nets * hyper.beta_steps
-            shown += steps * min(at_most, final * spec.classes)
-        return Work(trained=shown)
-
-    @classmethod
-    def searching(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> bool:
+    def searching(self, spec: DatasetSpec, budget: Budget) -> bool:
         """Whether something is pruned by a beta that is not given."""
-        final, start = cls.sizes(hyper, spec, budget)
-        return cls.searches and start > final and hyper.beta == "search"
+        final, start = self.sizes(spec, budget)
+        return self.searches and start > final and self.hyper.beta == "search"
 
-    @classmethod
-    def loops(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> int:
-        """A pilot is one more."""
-        return 2 if hyper.split == "pilot" and cls.searching(hyper, spec, budget) else 1
+    @property
+    def holds_out(self) -> bool:
+        """Whether the set itself is condensed without the held-out tenth."""
+        return self.hyper.split == "holdout" and self.hyper.beta == "search"
 
-    @classmethod
-    def starting(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> float:
+    def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
+        hyper, (final, start) = self.hyper, self.sizes(spec, budget)
+        loops = 2 if hyper.split == "pilot" and self.searching(spec, budget) else 1
         with torch.device("meta"):
-            container = container_of(hyper, spec, cls.moved(hyper, spec, budget))
-        return cls.loops(hyper, spec, budget) * fitting_flops(container, hyper.warm_start, hyper.batch_syn)
+            container = container_of(hyper, spec, start)
+        warm_start = Work(flops=fitting_flops(container, hyper.warm_start, hyper.batch_syn))
+        return Cost(
+            floats=layout_of(hyper).floats(final, spec.classes, spec.image_shape),
+            images=spec.classes * final,
+            loop=self.loop.cost(spec, start),
+            loops=loops,
+            before=warm_start,
+            after=Work(trained=loops * self._images_for_aum(spec, budget) + self._images_for_beta(spec, budget)),
+        )
 
-    @classmethod
-    def native_recipe(cls, hyper: HMNHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        """The unified one: the authors' is not public."""
-        return unified(ipc)
+    def _images_for_aum(self, spec: DatasetSpec, budget: Budget) -> int:
+        """That the trainings which measure AUM show."""
+        final, start = self.sizes(spec, budget)
+        if not self.searches or start == final:
+            return 0
+        return self.hyper.aum_nets * self.hyper.aum_steps * min(unified(budget.ipc).batch, start * spec.classes)
+
+    def _images_for_beta(self, spec: DatasetSpec, budget: Budget) -> int:
+        """That the trainings which choose beta show."""
+        if not self.searching(spec, budget):
+            return 0
+        steps = len(beta_grid(self.hyper)) * self.hyper.beta_nets * self.hyper.beta_steps
+        return steps * min(unified(budget.ipc).batch, self.sizes(spec, budget)[0] * spec.classes)
+
+    def prerequisites(self) -> tuple[Prerequisite, ...]:
+        return () if self.holds_out else super().prerequisites()
+
+    # Its condensation
 
     def condense(self, task: Task, run: Run) -> Container:
         """Condense GIPC+ images per class, then keep GIPC of them."""
-        final, start = self.sizes(self.hyper, task.spec, task.budget)
-        searching = self.searching(self.hyper, task.spec, task.budget)
-        fitting, scores = task.holding_out() if searching or self.holds_out else task, None
+        final, start = self.sizes(task.spec, task.budget)
+        searching = self.searching(task.spec, task.budget)
+        fitting, scores = task.split_validation() if searching or self.holds_out else task, None
         if searching:
-            fitting.require_held_out()
+            fitting.require_validation()
         if searching and self.hyper.split == "pilot":
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
             scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, first)
         pool = fitting if self.holds_out else task
-        run.note(TRAIN_POOL, len(pool.train))  # before the loop, which may hold out more
         container = super().condense(pool, run)
         if start > final:
             container.keep_(self.kept(container, pool, run, scores))
@@ -237,7 +235,7 @@ class HMN(IDC):
             "gipc_over": start,
             "pruned_per_class": start - final,
             "split": self.hyper.split,
-            "beta_scored_on": len(fitting.held_out) if searching else 0,
+            "beta_scored_on": len(fitting.validation) if searching else 0,
             "train_images_of_smallest_class": pool.smallest_class,
             "warm_start": {"steps_per_image": self.hyper.warm_start, "lr": self.hyper.warm_lr, "target": "real images"},
             "initialisation": "memories N(0,1), layers uniform within 1/sqrt(fan in)",
@@ -245,35 +243,17 @@ class HMN(IDC):
             run.note(name, value)
         return container
 
-    @property
-    def holds_out(self) -> bool:
-        """Whether the set itself is condensed without the held-out tenth."""
-        return self.hyper.split == "holdout" and self.hyper.beta == "search"
-
-    def shared(self) -> dict[str, Any] | None:
-        return None if self.holds_out else super().shared()
-
     def start(self, task: Task, run: Run) -> Container:
         hyper = self.hyper
-        container = container_of(hyper, task.spec, self.moved(hyper, task.spec, task.budget))
+        container = container_of(hyper, task.spec, self.sizes(task.spec, task.budget)[1])
         container.to(task.device).initialise_(task.generator)
-        optimiser = self.adam(container, hyper.warm_lr)
+        optimiser = row_adam(container, hyper, hyper.warm_lr)
         fit_images(container, task.train.raw, optimiser, task, run, hyper.warm_start, hyper.batch_syn)
         return container
 
-    def adam(self, container: Container, lr: float) -> torch.optim.Optimizer:
-        groups = [{"params": [parameter], "rows": rows} for parameter, rows in container.row_dimensions()]
-        return RowAdam(groups, lr, (self.hyper.beta1, self.hyper.beta2))
-
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        return self.adam(container, self.hyper.lr_img)
-
-    def foreign_optimiser(self, container: Container) -> torch.optim.Optimizer:
         """Adam under every loop: the step sizes of other methods are those of pixels."""
-        return self.optimiser(container)
-
-    def lr_factor(self, progress: float) -> float:
-        return self.hyper.decay ** sum(progress >= share for share in DECAY_AT)
+        return row_adam(container, self.hyper, self.hyper.lr_img)
 
     def kept(self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None) -> Tensor:
         """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them, unless
@@ -292,7 +272,7 @@ class HMN(IDC):
         return double_end(aum_KG, container.per_class - self.final(task), beta)
 
     def final(self, task: Task) -> int:
-        return self.sizes(self.hyper, task.spec, task.budget)[0]
+        return self.sizes(task.spec, task.budget)[0]
 
     def margins(self, container: Hierarchical, task: Task, run: Run | Prefixed) -> Tensor:
         """AUM [K, GIPC+] of the container's images."""
@@ -305,9 +285,9 @@ class HMN(IDC):
     ) -> dict[int, list[float]]:
         """Accuracies on the held-out images by beta in tenths."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.beta_steps)
-        images, judge = training_set(container, task.train), task.held_out.whitened(container.whitening)
+        images, validation = training_set(container, task.train), task.validation.whitened(container.whitening)
         drop, grid = container.per_class - self.final(task), beta_grid(hyper)
-        return search_beta(images, aum_KG, drop, grid, judge, task, run, recipe, hyper.beta_nets, "beta")
+        return search_beta(images, aum_KG, drop, grid, validation, task, run, recipe, hyper.beta_nets, "beta")
 
 
 class HMNNoPrune(HMN):
@@ -316,9 +296,8 @@ class HMNNoPrune(HMN):
     name, title, category, container_row = "hmn-noprune", "HMN, not pruned", "variant", ""
     searches = False
 
-    @classmethod
-    def sizes(cls, hyper: HMNHyper, spec: DatasetSpec, budget: Budget) -> tuple[int, int]:
-        final, start = super().sizes(hyper, spec, budget)
+    def sizes(self, spec: DatasetSpec, budget: Budget) -> tuple[int, int]:
+        final, start = super().sizes(spec, budget)
         return (start, start) if budget.mode == "native" else (final, final)
 
 
@@ -331,6 +310,12 @@ class HMNRandom(HMN):
     def kept(self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None) -> Tensor:
         drop = container.per_class - self.final(task)
         return random_positions(task.classes, container.per_class, drop, task.generator)
+
+
+def row_adam(container: Container, hyper: HMNHyper, lr: float) -> RowAdam:
+    """Adam on everything the container stores, rows of its memories apart."""
+    groups = [{"params": [parameter], "rows": rows} for parameter, rows in container.row_dimensions()]
+    return RowAdam(groups, lr, (hyper.beta1, hyper.beta2))
 
 
 def container_of(hyper: HMNHyper, spec: DatasetSpec, per_class: int) -> Hierarchical:

@@ -18,23 +18,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from benchmark import augment, networks
+from benchmark import networks
 from benchmark.augment import diffaug
-from benchmark.condensation.method import Method, Work, nearest_ipc, table_dataset
+from benchmark.condensation.cost import Cost, LoopCost, Work
+from benchmark.condensation.loop import Loop
+from benchmark.condensation.method import Method, nearest_ipc, table_dataset
 from benchmark.condensation.run import Run
-from benchmark.condensation.task import Task
+from benchmark.condensation.settings import Schedule, Setting
+from benchmark.condensation.task import Task, by_class
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.data import DatasetSpec
-from benchmark.objectives.gradient_matching import Distance, GradientMatching, distance_and_gradient
+from benchmark.objectives.gradient_matching import Distance, GradientMatching
 from benchmark.training.recipes import Recipe
-from benchmark.training.trainer import TrainingSet, scale_lr, train_mixed
+from benchmark.training.trainer import scale_lr
 
 SETTINGS = {
     ("SVHN", 10): {"n_data": 500},
@@ -67,23 +70,23 @@ def joint_momentum(lr: float, momentum: float, steps: float) -> tuple[float, flo
 class LoopHyper:
     """What IDC's loop needs to know, whatever it moves."""
 
-    outer: int = 2000
+    outer: Annotated[int, Setting(scaled=True, quick=7)] = 2000
     """Networks drawn."""
-    passes: int = 100
+    passes: Annotated[int, Setting(quick=10)] = 100
     """Passes over the classes with each network."""
-    n_data: int = 2000
+    n_data: Annotated[int, Setting(quick=512)] = 2000
     """Real images the network is trained on between two passes."""
     metric: Distance = "mse"
-    batch_real: int = 64
+    batch_real: Annotated[int, Setting(at_least=1)] = 64
     """Real images per class and step."""
-    batch_syn: int = 128
+    batch_syn: Annotated[int, Setting(at_least=1)] = 128
     """Decoded images per class and step, at most."""
     strategy: str = "color_crop_cutout"
     """DiffAug operations of the matching step."""
     lr_net: float = 0.01
     mom_net: float = 0.9
     wd_net: float = 5e-4
-    batch_net: int = 64
+    batch_net: Annotated[int, Setting(at_least=1)] = 64
     strategy_net: str = "color_crop"
     """DiffAug operations of network training: those of matching, less the cut-out that CutMix replaces."""
     cutmix: float = 0.5
@@ -96,11 +99,11 @@ class LoopHyper:
 
 @dataclass(frozen=True, kw_only=True)
 class IDCHyper(LoopHyper):
-    factor: int = 2
+    factor: Annotated[int, Setting(at_least=1)] = 2
     """A stored image holds factor^2 training images."""
-    lr_img: float = BASE_LR
+    lr_img: Annotated[float, Setting(quick=0.01)] = BASE_LR
     mom_img: float = 0.5
-    optim_img: Literal["sgd", "adam"] = "sgd"
+    optim_img: Annotated[Literal["sgd", "adam"], Setting(quick="adam")] = "sgd"
     """`adam` for runs too short for the published step size: the loss, and with it its gradient, changes by orders of
     magnitude while the network is trained."""
     init: Literal["mix", "random", "first"] = "mix"
@@ -108,68 +111,18 @@ class IDCHyper(LoopHyper):
     authors do; `random`: every stored image is a random real one."""
 
 
-class IDC(Method):
-    """Gradient matching of convolution weights, with several small images stored in each one."""
+class IDCLoop(Loop):
+    """Gradient matching of convolution weights, on networks that are trained on real images."""
 
-    name, title, paper = "idc", "IDC", "Kim et al., ICML 2022"
-    container_row = "idc"
-    Hyper = IDCHyper
     microbatches = True
-    cells = SETTINGS
-    scaled = ("outer",)
-    positive = ("batch_real", "batch_syn", "batch_net", "factor")
-    one_step = {"passes": 1}
-    quick = {"outer": 7, "passes": 10, "n_data": 512, "optim_img": "adam", "lr_img": 0.01}
 
-    @classmethod
-    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
-        side = BASE_SIDE.get(spec.published, 32)
-        scale = ipc / 10 * spec.height * spec.width / side**2
-        values = values | {"lr_img": values.get("lr_img", BASE_LR) * scale, "factor": cls.default_factor(spec)}
-        if spec.published == "MNIST" and values["factor"] > 1:
-            values |= {"strategy": "color_crop", "cutmix": 0.0}
-        return values
-
-    @classmethod
-    def default_factor(cls, spec: DatasetSpec) -> int:
-        """2, and 3 for images above 64 pixels, as the authors use on ImageNet."""
-        return 2 if max(spec.height, spec.width) <= 64 else 3
-
-    @classmethod
-    def moved(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
-        """Images of each class that the loop moves."""
-        return budget.ipc * hyper.factor**2
-
-    @classmethod
-    def decoded(cls, hyper: Any, spec: DatasetSpec, budget: Budget) -> int:
-        return spec.classes * cls.moved(hyper, spec, budget)
-
-    @classmethod
-    def work(cls, hyper: LoopHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        passes = hyper.outer * hyper.passes
-        synthetic = min(hyper.batch_syn, cls.moved(hyper, spec, budget))
-        network = hyper.outer * (hyper.passes - 1) * math.ceil(hyper.n_data / hyper.batch_net) * hyper.batch_net
-        real = passes * spec.classes * hyper.batch_real
-        return Work(trained=real + network, matched=passes * spec.classes * synthetic)
-
-    @classmethod
-    def native_recipe(cls, hyper: IDCHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        strategy = "color_crop_flip_scale_rotate" if spec.flip else "color_crop_scale_rotate"
-        return Recipe(
-            epochs=1000, batch=64, decay="multistep", augment="diffaug", strategy=strategy, cutmix=hyper.cutmix
-        )
-
-    def start(self, task: Task, run: Run) -> Container:
-        factor, init = self.hyper.factor, self.hyper.init
-        task.require_class_size(task.ipc)
-        if init == "random":
-            return MultiFormation.of(raw_images(task, task.start_indices(task.ipc)), factor)
-        wanted = task.ipc * factor**2
-        if init == "first":
-            indices = torch.stack([around(members, wanted) for members in task.train.class_indices])
-        else:
-            indices = task.start_indices(wanted)
-        return MultiFormation.tiled(raw_images(task, indices), factor)
+    def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
+        hyper = self.hyper
+        trainings = hyper.outer * (hyper.passes - 1)
+        network = trainings * math.ceil(hyper.n_data / hyper.batch_net) * hyper.batch_net
+        synthetic = spec.classes * min(hyper.batch_syn, per_class)
+        step = Work(trained=spec.classes * hyper.batch_real, matched=synthetic)
+        return LoopCost(hyper.outer * hyper.passes, step, between=Work(trained=network))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         if self.hyper.optim_img == "adam":
@@ -184,15 +137,11 @@ class IDC(Method):
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper = self.hyper
-        network, work = task.network(), self.work(hyper, task.spec, task.budget)
-        passes = task.passes(distance_and_gradient, network, work.trained, work.matched, exact=False)
-        objective = GradientMatching(hyper.metric, task.runtime.batched, "conv", task.microbatch, passes)
-        pool = TrainingSet.real(task.train)
+        network, objective = task.network(), GradientMatching(hyper.metric, "conv")
         trainer = torch.optim.SGD(network.parameters(), hyper.lr_net, hyper.mom_net, weight_decay=hyper.wd_net)
         state = {"container": container, "optimiser": optimiser, "network": network, "trainer": trainer}
         steps = hyper.outer * hyper.passes
-        first_order = task.first_order(network, hyper.outer * (hyper.passes - 1) * hyper.n_data)
-        for step in run.loop("condense", steps, **state):
+        for step in run.loop("condense", steps, **state, **self.own_state(task)):
             if step % hyper.passes == 0:
                 container.project_()
                 networks.initialise_(network, task.generator)
@@ -204,8 +153,12 @@ class IDC(Method):
                 loss += task.step(objective, network, real, synthetic, optimiser, classes_K)
             run.log(loss=loss)
             if (step + 1) % hyper.passes:  # after its last pass the network is dropped
-                settings = hyper.n_data, task.generator, hyper.batch_net, hyper.strategy_net, hyper.cutmix
-                train_mixed(network, first_order, trainer, pool, *settings)
+                settings = hyper.n_data, hyper.batch_net, hyper.strategy_net, hyper.cutmix
+                task.train_on_real(network, trainer, *settings)
+
+    def own_state(self, task: Task) -> dict[str, Any]:
+        """What a variant of the loop changes besides, such as the images it has picked (see `Run.loop`)."""
+        return {}
 
     def class_order(self, task: Task) -> tuple[Tensor, ...]:
         """The classes of each step of one pass."""
@@ -222,12 +175,55 @@ class IDC(Method):
 
         Both sides of a class are under one DiffAug transform; the synthetic one carries the graph to the container.
         """
-        indices_KN = task.real_indices(self.hyper.batch_real)[classes_K]
-        real = task.gather(indices_KN)
-        synthetic = some_images(container, classes_K, self.hyper.batch_syn, task)
+        real = task.gather(task.real_indices(self.hyper.batch_real)[classes_K])
+        synthetic = task.synthetic(container, self.hyper.batch_syn, classes_K)
         size, calls = task.spec.image_shape[1:], len(classes_K)
         params = diffaug.sample(self.hyper.strategy, 1, size, task.generator, shared=True, calls=calls)
-        return transform(real, params), transform(synthetic, params)
+        return by_class(real, params), by_class(synthetic, params)
+
+
+class IDC(Method):
+    """Gradient matching of convolution weights, with several small images stored in each one."""
+
+    name, title, paper = "idc", "IDC", "Kim et al., ICML 2022"
+    container_row = "idc"
+    Hyper, Loop = IDCHyper, IDCLoop
+    cells = SETTINGS
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
+        side = BASE_SIDE.get(spec.published, 32)
+        scale = ipc / 10 * spec.height * spec.width / side**2
+        values = values | {"lr_img": values.get("lr_img", BASE_LR) * scale, "factor": cls.default_factor(spec)}
+        if spec.published == "MNIST" and values["factor"] > 1:
+            values |= {"strategy": "color_crop", "cutmix": 0.0}
+        return values
+
+    @classmethod
+    def default_factor(cls, spec: DatasetSpec) -> int:
+        """2, and 3 for images above 64 pixels, as the authors use on ImageNet."""
+        return 2 if max(spec.height, spec.width) <= 64 else 3
+
+    def start(self, task: Task, run: Run) -> Container:
+        factor, init = self.hyper.factor, self.hyper.init
+        task.require_class_size(task.ipc)
+        if init == "random":
+            return MultiFormation.of(raw_images(task, task.start_indices(task.ipc)), factor)
+        wanted = task.ipc * factor**2
+        if init == "first":
+            indices = torch.stack([around(members, wanted) for members in task.train.class_indices])
+        else:
+            indices = task.start_indices(wanted)
+        return MultiFormation.tiled(raw_images(task, indices), factor)
+
+    def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
+        per_class = budget.ipc * self.hyper.factor**2
+        return Cost(budget.floats, spec.classes * per_class, self.loop.cost(spec, per_class))
+
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        strategy = "color_crop_flip_scale_rotate" if spec.flip else "color_crop_scale_rotate"
+        settings = {"augment": "diffaug", "strategy": strategy, "cutmix": self.hyper.cutmix}
+        return Recipe(epochs=1000, batch=64, decay="multistep", **settings)
 
 
 class IDCI(IDC):
@@ -239,10 +235,9 @@ class IDCI(IDC):
     def default_factor(cls, spec: DatasetSpec) -> int:
         return 1
 
-    @classmethod
-    def native_recipe(cls, hyper: IDCHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        recipe = super().native_recipe(hyper, spec, ipc)
-        if table_dataset(spec, {name for name, _ in cls.cells}) == "SVHN" and nearest_ipc(ipc, [1, 10, 50]) == 1:
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        recipe = super().native_recipe(spec, ipc)
+        if table_dataset(spec, {name for name, _ in self.cells}) == "SVHN" and nearest_ipc(ipc, [1, 10, 50]) == 1:
             return dataclasses.replace(recipe, strategy="color_crop_cutout_scale_rotate", cutmix=0.0)
         return recipe
 
@@ -255,22 +250,3 @@ def around(indices: Tensor, count: int) -> Tensor:
 def raw_images(task: Task, indices_KM: Tensor) -> Tensor:
     """Training images [K, M, C, H, W], pixels in [0, 1]."""
     return task.train.raw(indices_KM.flatten()).unflatten(0, indices_KM.shape)
-
-
-def some_images(container: Container, classes_K: Tensor, at_most: int, task: Task) -> Tensor:
-    """As `task.synthetic`, of some classes: images [K, M, C, H, W], a random `at_most` of each class that has more."""
-    if container.per_class > at_most:
-        keys = torch.rand(len(classes_K), container.per_class, generator=task.generator, device=task.device)
-        within_KM = keys.topk(at_most, dim=1).indices
-    else:
-        within_KM = torch.arange(container.per_class, device=task.device).expand(len(classes_K), -1)
-    indices_KM = classes_K[:, None] * container.per_class + within_KM
-    images = task.as_seen(container, container.images(indices_KM.flatten()))
-    return images.unflatten(0, indices_KM.shape)
-
-
-def transform(batch_KNCHW: Tensor, params: augment.Params) -> Tensor:
-    """The batch with row k of `params` applied to all images of its k-th class."""
-    classes, images = batch_KNCHW.shape[:2]
-    rows = torch.arange(classes, device=batch_KNCHW.device).repeat_interleave(images)
-    return augment.apply(batch_KNCHW.flatten(0, 1), params.take(rows)).unflatten(0, (classes, images))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,11 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import dsa
-from benchmark.condensation.method import Method, Work
-from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Run
+from benchmark.condensation.cost import Cost, LoopCost, Work
+from benchmark.condensation.loop import Loop
+from benchmark.condensation.method import Method
+from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule, Setting
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.containers.addressed import Addressed, AddressedLayout, basis_shape, default_bases
@@ -39,30 +42,33 @@ from benchmark.networks import Network
 from benchmark.objectives import real_parts
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import SCORING_BATCH
-from benchmark.training.unroll import Unroll, adjoint_of_gradient, flatten, unflatten
+from benchmark.training.unroll import flatten, unflatten
 
 
 @dataclass(frozen=True)
 class LinBaHyper:
-    iterations: int = 20_000
+    iterations: Annotated[int, Setting(scaled=True, quick=30)] = 20_000
     """Outer steps; each trains a fresh network."""
-    inner_steps: int = 150
+    inner_steps: Annotated[int, Setting(quick=10, at_least=1)] = 150
     bases: int = 16
     downsample: int = 2
     """Factor between the sides of an image and of a basis."""
-    batch_syn: int = 32
+    batch_syn: Annotated[int, Setting(quick=6, at_least=1)] = 32
     """Synthetic images per class and inner step."""
-    batch_real: int = 64
+    batch_real: Annotated[int, Setting(quick=32, at_least=1)] = 64
     """Real images per class and outer step."""
-    lr_img: float = 0.1
+    # Thirty steps find nothing from noise, so the quick schedule starts from real images and takes larger steps
+    # (digits, IPC 1, held-out tenth of train: 67 % at the start, 72 % by lr_img 0.5 with 4 inner steps, 81 % with 10,
+    # and 90 % by lr_img 2 with 10).
+    lr_img: Annotated[float, Setting(quick=2.0)] = 0.1
     mom_img: float = 0.5
     clip: float = 2.0
     """Largest norm of the gradient of all bases and coefficients together."""
-    lr_net: float = 0.01
+    lr_net: Annotated[float, Setting(quick=0.05)] = 0.01
     mom_net: float = 0.9
     intervention: Literal["none", "flip_rotate"] = "none"
     """One transform per outer step, the same for its synthetic and real images (digits are only rotated)."""
-    init: Literal["xavier", "real"] = "xavier"
+    init: Annotated[Literal["xavier", "real"], Setting(quick="real")] = "xavier"
     """`real`: the best approximation of random real images, for runs too short to find images from noise."""
     validate_every: int = 0
     """Outer steps between two looks at the held-out tenth; 0 runs all iterations on the whole training set."""
@@ -80,120 +86,49 @@ def interventions(hyper: LinBaHyper, flip: bool) -> str:
     return hyper.intervention if flip else hyper.intervention.removeprefix("flip_")
 
 
-class LinBa(Method):
-    """Images as linear combinations of shared bases, learned by back-propagation through a training run."""
+class LinBaLoop(Loop):
+    """Back-propagation through a training run of a fresh network."""
 
-    name, title, paper = "linba", "LinBa", "Deng & Russakovsky, NeurIPS 2022"
-    container_row = "linba"
-    Hyper = LinBaHyper
     microbatches = True
-    scaled = ("iterations",)
-    unrolls = "inner_steps"
-    positive = ("inner_steps", "batch_real", "batch_syn")
-    # Thirty steps find nothing from noise, so the quick schedule starts from real images and takes larger steps
-    # (digits, IPC 1, held-out tenth of train: 67 % at the start, 72 % by lr_img 0.5 with 4 inner steps, 81 % with 10,
-    # and 90 % by lr_img 2 with 10).
-    quick = {
-        "iterations": 30,
-        "inner_steps": 10,
-        "batch_syn": 6,
-        "batch_real": 32,
-        "lr_net": 0.05,
-        "lr_img": 2.0,
-        "init": "real",
-    }
 
-    @classmethod
-    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int) -> dict[str, Any]:
-        synthetic, real = class_batches(spec.classes)
-        floats = prod(basis_shape(spec.image_shape, LinBaHyper.downsample))
-        return values | {
-            "bases": default_bases(max(ipc, 1), spec.classes, floats),
-            "batch_syn": synthetic,
-            "batch_real": real,
-        }
+    def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
+        hyper = self.hyper
+        inner = hyper.inner_steps * spec.classes * hyper.batch_syn
+        step = Work(trained=inner + spec.classes * hyper.batch_real, matched=inner)
+        return LoopCost(hyper.iterations, step, unrolled=hyper.inner_steps)
 
-    @classmethod
-    def layout(cls, hyper: LinBaHyper, budget: Budget) -> AddressedLayout:
-        return AddressedLayout.of(budget, hyper.bases, hyper.downsample)
-
-    @classmethod
-    def storage(cls, hyper: LinBaHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return cls.layout(hyper, budget).floats
-
-    @classmethod
-    def decoded(cls, hyper: LinBaHyper, spec: DatasetSpec, budget: Budget) -> int:
-        return spec.classes * cls.layout(hyper, budget).per_class
-
-    @classmethod
-    def work(cls, hyper: LinBaHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        inner = hyper.iterations * hyper.inner_steps * spec.classes * hyper.batch_syn
-        return Work(trained=inner + hyper.iterations * spec.classes * hyper.batch_real, matched=inner)
-
-    @classmethod
-    def native_recipe(cls, hyper: LinBaHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        strategy = interventions(hyper, spec.flip)
-        return Recipe(
-            epochs=300,
-            batch=640,
-            weight_decay=0.0,
-            decay="constant",
-            augment="none" if strategy == "none" else "dsa",
-            strategy=strategy,
-        )
-
-    def start(self, task: Task, run: Run) -> Container:
-        layout = self.layout(self.hyper, task.budget)
-        container = Addressed(
-            task.classes, layout.per_class, layout.bases, list(task.spec.image_shape), self.hyper.downsample
-        )
-        container.to(task.device).initialise_(task.generator)
-        if self.hyper.init == "real":
-            container.fit_(task.gather(task.start_indices(container.per_class)))
-        return container
+    def view(self, task: Task) -> Task:
+        if not self.hyper.validate_every:
+            return task
+        task = task.split_validation()
+        task.require_validation()
+        return task
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
-    def foreign_optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """Adam: losses of other methods differ in scale by orders. Its rate is HaBa's, not tuned for this container; on
-        digits under DM's loop 0.003 was too small to leave chance within 60 steps from noise."""
-        return torch.optim.Adam(container.parameters(), 0.01)
-
-    def pool(self, task: Task) -> Task:
-        if not self.hyper.validate_every:
-            return task
-        task = task.holding_out()
-        task.require_held_out()
-        return task
-
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
         hyper, stop = self.hyper, EarlyStop(container, self.hyper.patience)
         network, lr = task.network(), torch.tensor(hyper.lr_net, device=task.device)
-        matched = self.work(hyper, task.spec, task.budget).matched
-        passes = task.passes(adjoint_of_gradient, network, matched, matched)
         for step in run.loop("condense", hyper.iterations, container=container, optimiser=optimiser, stop=stop):
-            if stop.reached:
-                continue
             networks.initialise_(network, task.generator)
             inner, real, labels = self.draw(container, task)
-            unroll = Unroll(network, inner, hyper.inner_steps, hyper.mom_net, passes=passes)
-            weights = unroll.forward(flatten(network), lr)
+            training = task.unroll(network, inner, hyper.inner_steps, hyper.mom_net)
+            weights = training.forward(flatten(network), lr)
             at_once = task.microbatch and task.microbatch * task.classes
             loss, cotangent = loss_and_gradient(network, weights, real, labels, at_once)
             if hyper.validate_every and step % hyper.validate_every == 0:
-                stop.look(accuracy(network, weights, task.held_out), step)
+                stop.look(accuracy(network, weights, task.validation), step)
             optimiser.zero_grad()
-            unroll.backward(cotangent)
+            training.backward(cotangent)
             norm = torch.nn.utils.clip_grad_norm_(container.parameters(), hyper.clip)
             optimiser.step()
             run.log(loss=loss, gradient_norm=norm)
+            if stop.reached:
+                run.skip_to(hyper.iterations)
         if hyper.validate_every:
             stop.take_best()
-            last = stop.step + hyper.patience * hyper.validate_every
-            run.note(STEPS_TAKEN, last + 1 if stop.reached else hyper.iterations)
             run.note("early_stop", {"step": stop.step, "held_out_accuracy": stop.score})
-            run.note(TRAIN_POOL, len(task.train))
 
     def draw(self, container: Container, task: Task) -> tuple[Any, Tensor, Tensor]:
         """What one outer step sees: (the batch of an inner step as a function of its number, real images, labels)."""
@@ -212,6 +147,57 @@ class LinBa(Method):
 
         real = task.real_batch(hyper.batch_real)
         return inner, augment.apply(real.flatten(0, 1), params), every.repeat_interleave(real.shape[1])
+
+
+class LinBa(Method):
+    """Images as linear combinations of shared bases, learned by back-propagation through a training run."""
+
+    name, title, paper = "linba", "LinBa", "Deng & Russakovsky, NeurIPS 2022"
+    container_row = "linba"
+    Hyper, Loop = LinBaHyper, LinBaLoop
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
+        synthetic, real = class_batches(spec.classes)
+        floats = prod(basis_shape(spec.image_shape, LinBaHyper.downsample))
+        return values | {
+            "bases": default_bases(max(ipc, 1), spec.classes, floats),
+            "batch_syn": synthetic,
+            "batch_real": real,
+        }
+
+    def layout(self, budget: Budget) -> AddressedLayout:
+        return AddressedLayout.of(budget, self.hyper.bases, self.hyper.downsample)
+
+    def start(self, task: Task, run: Run) -> Container:
+        layout = self.layout(task.budget)
+        container = Addressed(
+            task.classes, layout.per_class, layout.bases, list(task.spec.image_shape), self.hyper.downsample
+        )
+        container.to(task.device).initialise_(task.generator)
+        if self.hyper.init == "real":
+            container.fit_(task.gather(task.start_indices(container.per_class)))
+        return container
+
+    def optimiser(self, container: Container) -> torch.optim.Optimizer:
+        """Under another loop Adam: losses of other methods differ in scale by orders. Its rate is HaBa's, not tuned for
+        this container; on digits under DM's loop 0.003 was too small to leave chance within 60 steps from noise."""
+        return super().optimiser(container) if self.owns_loop else torch.optim.Adam(container.parameters(), 0.01)
+
+    def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
+        layout = self.layout(budget)
+        return Cost(layout.floats, spec.classes * layout.per_class, self.loop.cost(spec, layout.per_class))
+
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        strategy = interventions(self.hyper, spec.flip)
+        return Recipe(
+            epochs=300,
+            batch=640,
+            weight_decay=0.0,
+            decay="constant",
+            augment="none" if strategy == "none" else "dsa",
+            strategy=strategy,
+        )
 
 
 def loss_and_gradient(

@@ -12,26 +12,26 @@ Deviations the gradient is exact with the graph of one step alive; the last iter
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from benchmark import augment
-from benchmark.condensation.experts import Experts, expert_recipe, expert_work, trajectories
-from benchmark.condensation.method import Method, Work
+from benchmark.condensation.cost import LoopCost, Work
+from benchmark.condensation.experts import Experts, ExpertTrajectories, expert_recipe
+from benchmark.condensation.loop import Loop
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Setting
 from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
-from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.objectives.trajectory_matching import StepSize, StepSizeParameter, inner_batches, trajectory_distance
 from benchmark.training.recipes import Recipe
-from benchmark.training.unroll import Unroll, adjoint_of_gradient
 
 Decode = Callable[[int, Tensor | None], tuple[Tensor, Tensor]]
 """(student step, indices or None for all) -> (images as the container stores them, labels)."""
@@ -39,8 +39,8 @@ Decode = Callable[[int, Tensor | None], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class MTTHyper:
-    iterations: int = 5000
-    syn_steps: int = 50
+    iterations: Annotated[int, Setting(scaled=True, quick=30)] = 5000
+    syn_steps: Annotated[int, Setting(quick=10, at_least=1)] = 50
     """Student steps per iteration (N)."""
     expert_epochs: int = 2
     """Epochs between start and target of an expert (M)."""
@@ -59,11 +59,11 @@ class MTTHyper:
     zca: bool = False
     """Networks see ZCA-whitened images, and the pixels are stored whitened; under another method's loop, that one's
     images are seen and stored."""
-    experts: int = 100
-    train_epochs: int = 50
+    experts: Annotated[int, Setting(scaled=True, quick=2, at_least=1)] = 100
+    train_epochs: Annotated[int, Setting(quick=6)] = 50
     """The longest an expert is trained; a shorter one limits where students start."""
     lr_net: float = 0.01
-    batch_real: int = 256
+    batch_real: Annotated[int, Setting(quick=64, at_least=1)] = 256
     """Mini-batch of the experts."""
     gradient: Literal["exact", "tesla"] = "exact"
     """`tesla` drops the influence of a step's images on later steps; an approximation."""
@@ -126,15 +126,96 @@ class Companion:
         assert not state, "there is nothing to restore"
 
 
+class MTTLoop(Loop):
+    """Trajectory matching: a student is trained on the set, and its end is pulled to where an expert went."""
+
+    def __init__(self, hyper: MTTHyper) -> None:
+        super().__init__(hyper)
+        self.experts = ExpertTrajectories(hyper.experts, self.expert_recipe(), hyper.zca)
+
+    def expert_recipe(self) -> Recipe:
+        return expert_recipe(self.hyper.expert_length, self.hyper.lr_net, self.hyper.batch_real)
+
+    def prerequisites(self) -> tuple[ExpertTrajectories, ...]:
+        return (self.experts,)
+
+    def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
+        hyper, images = self.hyper, per_class * spec.classes
+        seen = hyper.syn_steps * min(hyper.batch_syn or images, images)
+        before = Work(experts=self.experts.images(spec))
+        return LoopCost(hyper.iterations, Work(trained=seen, matched=seen), before=before, unrolled=hyper.syn_steps)
+
+    def optimiser(self, container: Container) -> torch.optim.Optimizer:
+        return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
+
+    def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
+        hyper = self.hyper
+        if hyper.zca:
+            task = task.whitened()
+        container.whitening = task.train.whitening
+        experts = self.experts.get(task, run)
+        network, companion = task.network(), self.companion(container, task)
+        step_size = StepSize(hyper.alpha0, hyper.alpha_floor, hyper.alpha_param).to(task.device)
+        step_size_optimiser = step_size.optimiser(hyper.lr_lr, hyper.mom_lr)
+        order = torch.zeros(len(experts), dtype=torch.int64, device=task.device)
+        state = {"container": container, "optimiser": optimiser, "order": order, "companion": companion}
+        state |= {"step_size": step_size, "step_size_optimiser": step_size_optimiser}
+        for step in run.loop("condense", hyper.iterations, **state):
+            start, target = self.draw_segment(step, experts, order, task)
+            alpha, batch = step_size().detach().requires_grad_(), self.draw_batches(container, task)
+            student = task.unroll(network, batch, hyper.syn_steps, through_weights=hyper.gradient == "exact")
+            loss, cotangent = trajectory_distance(student.forward(start, alpha), target, start)
+            optimiser.zero_grad()
+            step_size_optimiser.zero_grad()
+            student.backward(cotangent)
+            step_size().backward(alpha.grad)
+            more = companion.add_gradients()
+            more["gradient_norm"] = gradient_norm(container)
+            optimiser.step()
+            step_size_optimiser.step()
+            step_size.project_()
+            run.log(loss=loss, step_size=alpha, **more, **companion.step())
+        container.learned_lr = step_size().item()
+
+    def companion(self, container: Container, task: Task) -> Companion:
+        return Companion()
+
+    def draw_segment(self, step: int, experts: Experts, order: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """Weights [P] of the next expert of a shuffled list at a random epoch, and `expert_epochs` later."""
+        turn = step % len(experts)
+        if turn == 0:
+            torch.randperm(len(experts), generator=task.generator, out=order)
+        begin = torch.randint(self.hyper.starts, (), generator=task.generator, device=task.device)
+        expert, epoch = torch.stack([order[turn], begin]).tolist()
+        return experts.weights(expert, epoch), experts.weights(expert, epoch + self.hyper.expert_epochs)
+
+    def decoder(self, container: Container, task: Task) -> tuple[int, Decode]:
+        """(number of images to draw batches from, how those of one student step are decoded)."""
+        return container.num_images, lambda step, indices: container.decode(indices)
+
+    def draw_batches(self, container: Container, task: Task) -> Any:
+        """What each student step sees, as a function of its number: everything random is drawn here."""
+        hyper, generator = self.hyper, task.generator
+        count, decode = self.decoder(container, task)
+        most = min(count, SYNTHETIC_AT_MOST * task.classes)
+        size = min(hyper.batch_syn, most) if hyper.batch_syn else most
+        indices = inner_batches(count, size, hyper.syn_steps, generator)
+        params = augment.dsa.sample(task.strategy, hyper.syn_steps, size, task.spec.image_shape[1:], generator)
+
+        def batch(step: int) -> tuple[Tensor, Tensor]:
+            images, labels = decode(step, indices[step])
+            rows = torch.arange(step * size, step * size + len(images), device=task.device)
+            seen = task.as_seen(container, images)
+            return augment.apply(seen, params.take(rows), align_corners=True), labels
+
+        return batch
+
+
 class MTT(Method):
     """Trajectory matching: a student trained on the set ends where experts trained on real data went."""
 
     name, title, paper = "mtt", "MTT", "Cazenavette et al., CVPR 2022"
-    Hyper = MTTHyper
-    scaled = ("iterations", "experts")
-    unrolls = "syn_steps"
-    positive = ("experts", "syn_steps", "batch_real")
-    quick = {"iterations": 30, "syn_steps": 10, "experts": 2, "train_epochs": 6, "batch_real": 64}
+    Hyper, Loop = MTTHyper, MTTLoop
     cells = {
         ("CIFAR10", 1): row(50, 2, 2, 100.0, 1e-7, 1e-2, zca=True),
         ("CIFAR10", 10): row(30, 2, 20, 100.0, 1e-5, 1e-3, zca=True),
@@ -154,102 +235,17 @@ class MTT(Method):
         ("FashionMNIST", 10): row(60, 2, 15, 1000.0, 1e-5, 1e-2),
     }
 
-    @classmethod
-    def work(cls, hyper: MTTHyper, spec: DatasetSpec, budget: Budget) -> Work:
-        images = budget.ipc * spec.classes
-        seen = hyper.iterations * hyper.syn_steps * min(hyper.batch_syn or images, images)
-        return Work(trained=seen, matched=seen, experts=expert_work(spec, hyper.experts, hyper.expert_length))
-
-    @classmethod
-    def native_recipe(cls, hyper: MTTHyper, spec: DatasetSpec, ipc: int) -> Recipe:
-        return Recipe(epochs=1000, lr=None, decay="halfway", align_corners=True)
-
-    def condense(self, task: Task, run: Run) -> Container:
-        return super().condense(task.whitened() if self.hyper.zca and self.mover is self else task, run)
-
     def start(self, task: Task, run: Run) -> Container:
+        task = self.seen(task)
         images = task.noise(task.ipc) if self.hyper.init == "noise" else task.start_images(task.ipc)
         container = Pixels.of(images, task.train.space)
         container.whitening, container.learned_lr = task.train.whitening, self.hyper.alpha0
         return container
 
-    def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
+    def seen(self, task: Task) -> Task:
+        """The task in the space that images are stored in: whitened for the method's own loop where its settings say
+        so."""
+        return task.whitened() if self.hyper.zca and self.owns_loop else task
 
-    def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        hyper = self.hyper
-        if hyper.zca:
-            task = task.whitened()
-        container.whitening = task.train.whitening
-        experts = self.experts(task, run)
-        network, companion = task.network(), self.companion(container, task)
-        step_size = StepSize(hyper.alpha0, hyper.alpha_floor, hyper.alpha_param).to(task.device)
-        step_size_optimiser = step_size.optimiser(hyper.lr_lr, hyper.mom_lr)
-        order = torch.zeros(len(experts), dtype=torch.int64, device=task.device)
-        state = {"container": container, "optimiser": optimiser, "order": order, "companion": companion}
-        state |= {"step_size": step_size, "step_size_optimiser": step_size_optimiser}
-        matched = self.work(hyper, task.spec, task.budget).matched
-        passes = task.passes(adjoint_of_gradient, network, matched, matched)
-        for step in run.loop("condense", hyper.iterations, **state):
-            start, target = self._draw_segment(step, experts, order, task)
-            alpha = step_size().detach().requires_grad_()
-            batch = self._draw_batches(container, task)
-            unroll = Unroll(network, batch, hyper.syn_steps, through_weights=hyper.gradient == "exact", passes=passes)
-            loss, cotangent = trajectory_distance(unroll.forward(start, alpha), target, start)
-            optimiser.zero_grad()
-            step_size_optimiser.zero_grad()
-            unroll.backward(cotangent)
-            step_size().backward(alpha.grad)
-            more = companion.add_gradients()
-            more["gradient_norm"] = gradient_norm(container)
-            optimiser.step()
-            step_size_optimiser.step()
-            step_size.project_()
-            run.log(loss=loss, step_size=alpha, **more, **companion.step())
-        container.learned_lr = step_size().item()
-
-    def expert_recipe(self) -> Recipe:
-        return expert_recipe(self.hyper.expert_length, self.hyper.lr_net, self.hyper.batch_real)
-
-    def experts(self, task: Task, run: Run) -> Experts:
-        return trajectories(task, run, self.hyper.experts, self.expert_recipe())
-
-    def shares(self) -> dict[str, Any]:
-        recipe = dataclasses.asdict(self.expert_recipe())
-        return {"experts": self.hyper.experts, "recipe": recipe, "zca": self.hyper.zca}
-
-    def prepare(self, task: Task, run: Run) -> None:
-        self.experts(task.whitened() if self.hyper.zca else task, run)
-
-    def companion(self, container: Container, task: Task) -> Companion:
-        return Companion()
-
-    def _draw_segment(self, step: int, experts: Experts, order: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        """Weights [P] of the next expert of a shuffled list at a random epoch, and `expert_epochs` later."""
-        turn = step % len(experts)
-        if turn == 0:
-            torch.randperm(len(experts), generator=task.generator, out=order)
-        begin = torch.randint(self.hyper.starts, (), generator=task.generator, device=task.device)
-        expert, epoch = torch.stack([order[turn], begin]).tolist()
-        return experts.weights(expert, epoch), experts.weights(expert, epoch + self.hyper.expert_epochs)
-
-    def _decoder(self, container: Container, task: Task) -> tuple[int, Decode]:
-        """(number of images to draw batches from, how those of one student step are decoded)."""
-        return container.num_images, lambda step, indices: container.decode(indices)
-
-    def _draw_batches(self, container: Container, task: Task) -> Any:
-        """What each student step sees, as a function of its number: everything random is drawn here."""
-        hyper, generator = self.hyper, task.generator
-        count, decode = self._decoder(container, task)
-        most = min(count, SYNTHETIC_AT_MOST * task.classes)
-        size = min(hyper.batch_syn, most) if hyper.batch_syn else most
-        indices = inner_batches(count, size, hyper.syn_steps, generator)
-        params = augment.dsa.sample(task.strategy, hyper.syn_steps, size, task.spec.image_shape[1:], generator)
-
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            images, labels = decode(step, indices[step])
-            rows = torch.arange(step * size, step * size + len(images), device=task.device)
-            seen = task.as_seen(container, images)
-            return augment.apply(seen, params.take(rows), align_corners=True), labels
-
-        return batch
+    def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
+        return Recipe(epochs=1000, lr=None, decay="halfway", align_corners=True)

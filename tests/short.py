@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from benchmark.condensation.method import Method
+from benchmark.condensation.settings import settings_of
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset, DatasetSpec
 from benchmark.system.errors import BudgetError
@@ -26,12 +27,17 @@ def short_settings(method: type[Method]) -> dict[str, Any]:
     return {name: value for name, value in SHORT.items() if name in names}
 
 
+def scaled_settings(method: type[Method], value: int) -> dict[str, int]:
+    """Every field that a fractional schedule multiplies, at `value`."""
+    return {name: value for name, setting in settings_of(method.Hyper).items() if setting.scaled}
+
+
 def smallest_ipc(method: type[Method], spec: DatasetSpec, **settings: Any) -> int:
     """The first of 1, 2, 5, 10 whose budget holds the method's container."""
     for ipc in (1, 2, 5, 10):
         budget = Budget(ipc, spec.classes, spec.image_shape)
         try:
-            budget.check(method.storage(_hyper(method, spec, ipc, settings), spec, budget))
+            budget.check(method(_hyper(method, spec, ipc, settings)).cost(spec, budget).floats)
         except BudgetError:
             continue
         return ipc

@@ -1,12 +1,16 @@
 """Methods for tests of the engine: quick ones, and ones that go wrong. They are registered by `registered`."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
+from benchmark.condensation.cost import Cost
 from benchmark.condensation.method import Method
+from benchmark.condensation.settings import Schedule, Setting, shortened
 from benchmark.containers.pixels import Pixels
 from benchmark.grid import registry
 from benchmark.store.cells import Cell, Evaluation, Job
@@ -18,7 +22,7 @@ SHORT = Recipe(steps=3, batch=16)
 
 @dataclass(frozen=True)
 class DriftHyper:
-    iterations: int = 40
+    iterations: Annotated[int, Setting(scaled=True, quick=6)] = 40
     rate: float = 0.1
     mode: str = "drift"
 
@@ -26,8 +30,7 @@ class DriftHyper:
 class Drift(Method):
     """Noise that drifts to the class means."""
 
-    name, title, Hyper, scaled = "drift", "Drift", DriftHyper, ("iterations",)
-    quick = {"iterations": 6}
+    name, title, Hyper = "drift", "Drift", DriftHyper
     condensed = 0
     """How many times this class condensed since it was last set to 0."""
 
@@ -71,9 +74,8 @@ class Large(Drift):
 
     name, title, category = "large", "Large", "variant"
 
-    @classmethod
-    def storage(cls, hyper, spec, budget):
-        return 2 * budget.floats
+    def cost(self, spec, budget):
+        return Cost(2 * budget.floats, 2 * budget.ipc * spec.classes)
 
     def condense(self, task, run):
         return Pixels.of(task.noise(2 * task.ipc))
@@ -104,6 +106,6 @@ def toy_job(
     **settings,
 ) -> Job:
     """A cell of a toy method on digits with its quick settings, evaluated for three steps."""
-    hyper = method.Hyper(**{**method.quick, **settings})
+    hyper = dataclasses.replace(shortened(method.Hyper(), Schedule.parse("quick")), **settings)
     cell = Cell(method.name, "digits", ipc, seed, "quick", "strict", "float32", method.version, dict(vars(hyper)))
     return Job(cell, evaluations or (Evaluation("unified", "convnet", nets, SHORT, 1.0),))

@@ -20,6 +20,7 @@ from benchmark import __version__, data
 from benchmark.cli.evaluate_file import print_scores, score_file
 from benchmark.cli.listing import print_list, print_plan
 from benchmark.cli.options import Options, UsageError, grid_of, parse
+from benchmark.condensation.cost import Cost
 from benchmark.data import DataError, Dataset, DatasetSpec
 from benchmark.engines import processes
 from benchmark.engines.failures import describe_failure, failure_word, mend
@@ -158,7 +159,7 @@ def longest_first(jobs: list[Job], entries: list[Entry]) -> list[Job]:
 
 
 def plan_of(
-    grid: Grid, store: Store, speed: hours.Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
+    grid: Grid, store: Store, speed: hours.Speed, predict: Callable[[Job, DatasetSpec, Cost], int] = predicted_bytes
 ) -> list[Entry]:
     try:
         return make_plan(grid, store, speed, predict)

@@ -35,7 +35,7 @@ def recipe_of(protocol: str, condensed: CondensedSet, grid: Grid, dataset: Datas
         raise ForeignSetError(f"{condensed.name}: no method {condensed.method!r} is known here; use --protocol unified")
     method, spec = registry.get(condensed.method), dataset.spec
     hyper = method.hyper_parameters(spec, condensed.ipc, grid.schedule_of(spec))
-    return method.native_recipe(hyper, spec, condensed.ipc)
+    return method(hyper).native_recipe(spec, condensed.ipc)
 
 
 def score_file(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from benchmark import data, networks
-from benchmark.condensation.method import Schedule
+from benchmark.condensation.settings import Schedule
 from benchmark.data import DataError
 from benchmark.grid import registry
 from benchmark.grid.plan import OBJECTIVE, Grid, parse_overrides
@@ -167,7 +167,7 @@ def grid_of(options: Options, data_dir: Path, fast_bf16: bool = False) -> Grid:
         fixed = objectives.keys() - {row.method.name for row in chosen if not row.objective}
         if fixed:
             raise ValueError(f"--set {min(fixed)}.{OBJECTIVE}: --methods gives {min(fixed)} an objective already")
-        if options.microbatch and not any(registry.get(name).microbatches for name in loops):
+        if options.microbatch and not any(registry.get(name).Loop.microbatches for name in loops):
             raise ValueError("--microbatch splits the real batches of a matching step, which none of --methods has")
         numbers = (
             ("--ipc", options.ipc), ("--seeds", options.seeds), ("--nets", options.nets),

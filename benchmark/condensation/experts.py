@@ -16,6 +16,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -43,9 +44,28 @@ def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:
     return Recipe(epochs=epochs, batch=batch, lr=lr, momentum=0, weight_decay=0, decay="constant", align_corners=True)
 
 
-def expert_work(spec: DatasetSpec, count: int, epochs: int) -> float:
-    """Images that training the experts sees, as if no other cell had trained them (500 a class if unknown)."""
-    return float(count * epochs * (spec.train_images or 500 * spec.classes))
+@dataclass(frozen=True)
+class ExpertTrajectories:
+    """What trajectory matching needs made: `count` experts of a recipe's length (a `Prerequisite`)."""
+
+    count: int
+    recipe: Recipe
+    zca: bool = False
+    """Whether they see the images ZCA-whitened."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"experts": self.count, "recipe": dataclasses.asdict(self.recipe), "zca": self.zca}
+
+    def make(self, task: Task, run: Run) -> None:
+        self.get(task, run)
+
+    def get(self, task: Task, run: Run) -> Experts:
+        """The experts, trained as far as they are not in the task's cache."""
+        return trajectories(task.whitened() if self.zca else task, run, self.count, self.recipe)
+
+    def images(self, spec: DatasetSpec) -> float:
+        """Images that training them sees, as if no other cell had trained them (500 a class if unknown)."""
+        return float(self.count * self.recipe.epochs * (spec.train_images or 500 * spec.classes))
 
 
 class Damaged(ValueError):

@@ -91,18 +91,18 @@ def search_beta(
     aum_KG: Tensor,
     drop: int,
     grid: Iterable[int],
-    held_out: Split,
+    validation: Split,
     task: Task,
     run: Run,
     recipe: Recipe,
     nets: int,
     phase: str,
 ) -> dict[int, list[float]]:
-    """Accuracy on `held_out` of every network trained on what each beta (in tenths) leaves, by beta.
+    """Accuracy on `validation` of every network trained on what each beta (in tenths) leaves, by beta.
 
     The same initial networks and generators for every beta, so that the comparison is of images, not of luck.
     """
-    judge = TrainingSet.real(held_out)
+    judged = TrainingSet.real(validation)
     seeds = _seeds(task, nets)
     offsets = torch.arange(task.classes, device=task.device)[:, None] * aum_KG.shape[1]
     scores = {}
@@ -112,7 +112,7 @@ def search_beta(
         training = _training(subset, task, recipe, nets, seeds)
         for step in run.loop(f"{phase} {tenths / TENTHS}", training.total_steps, training=training):
             run.log(loss=training.step(step).mean())
-        scores[tenths] = accuracies(training.ensemble, judge)
+        scores[tenths] = accuracies(training.ensemble, judged)
     return scores
 
 

@@ -33,12 +33,6 @@ LOG_LINES = 400
 
 LOG = "steps.jsonl"
 
-TRAIN_POOL = "train_pool"
-"""The note of a method that condenses fewer training images than it is handed: how many."""
-
-STEPS_TAKEN = "steps_taken"
-"""The note of a method whose loop may end before its last step: steps that moved the container."""
-
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with (phase, steps done, steps in all, last logged values)."""
 
@@ -65,7 +59,10 @@ class Run:
         self.progress, self.should_stop = progress, should_stop
         self.notes: dict[str, Any] = {}
         self.phases: dict[str, dict[str, float]] = {}
-        """Steps and seconds of every finished phase, by name; seconds include earlier attempts that were resumed."""
+        """Steps taken and seconds of every finished phase, by name; both include earlier attempts that were resumed."""
+        self.train_images: int | None = None
+        """Training images that the container was condensed from; None where that is all of them."""
+        self._next = 0
         self._pending: dict[str, list[Tensor]] = {}
 
     def note(self, name: str, value: Any) -> None:
@@ -77,6 +74,11 @@ class Run:
         for name, value in values.items():
             self._pending.setdefault(name, []).append(torch.as_tensor(value).detach())
 
+    def skip_to(self, step: int) -> None:
+        """Called inside a loop: leave out the steps before `step`, which may be the number of all steps, as nothing is
+        left to do in them. How many steps a loop takes need so not be known before."""
+        self._next = step
+
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         """Yield the steps of a phase that are still to do, 0-based.
 
@@ -86,30 +88,32 @@ class Run:
         """
         path = self._checkpoint_path(phase)
         state = self.shared | state
-        start, seconds = self._resume(path, phase, steps, state)
+        done, taken, seconds = self._resume(path, phase, steps, state)
+        resumed_at_end = done == steps
         clock = last_save = last = time.perf_counter()
         every = max(1, math.ceil(steps / LOG_LINES))
         values: dict[str, float] = {}
-        self.progress(phase, start, steps, values)
-        for step in range(start, steps):
-            yield step
-            done, now = step + 1, time.perf_counter()
+        self.progress(phase, done, steps, values)
+        while done < steps:
+            self._next = before = done
+            yield done
+            done, taken, now = min(steps, max(done + 1, self._next)), taken + 1, time.perf_counter()
             stop = done < steps and self.should_stop()
             due = now - last_save > self.checkpoint_seconds or now - last > SLOW_STEP_SECONDS
             save = path and (stop or done == steps or due)
-            if self._pending and (save or done % every == 0 or done == steps):
+            if self._pending and (save or done // every > before // every or done == steps):
                 values = self._flush(phase, done, seconds + now - clock)
             self.progress(phase, done, steps, values)
             if save:
-                self._save(path, phase, done, steps, seconds + now - clock, state)
+                self._save(path, phase, done, taken, steps, seconds + now - clock, state)
                 last_save = time.perf_counter()
             last = time.perf_counter()
             if stop:
                 raise Stopped(f"{phase} stopped after step {done} of {steps}")
-        if start == steps and path and not path.exists():  # a phase of no steps
-            self._save(path, phase, steps, steps, seconds, state)
-        total = seconds + time.perf_counter() - clock if start < steps else seconds
-        self.phases[phase] = {"steps": steps, "seconds": total}
+        if resumed_at_end and path and not path.exists():  # a phase of no steps
+            self._save(path, phase, steps, taken, steps, seconds, state)
+        total = seconds if resumed_at_end else seconds + time.perf_counter() - clock
+        self.phases[phase] = {"steps": taken, "seconds": total}
 
     def _checkpoint_path(self, phase: str) -> Path | None:
         if self.directory is None:
@@ -119,18 +123,20 @@ class Run:
     def _log_path(self) -> Path | None:
         return self.directory / LOG if self.directory else None
 
-    def _resume(self, path: Path | None, phase: str, steps: int, state: dict[str, Any]) -> tuple[int, float]:
+    def _resume(self, path: Path | None, phase: str, steps: int, state: dict[str, Any]) -> tuple[int, int, float]:
+        """(the next step, steps taken, seconds) of an earlier attempt, whose state is restored."""
         header = (checkpoint.read_header(path) if path else None) or {}
-        done, seconds = 0, 0.0
+        done, taken, seconds = 0, 0, 0.0
         if (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
             try:
                 checkpoint.load_state(path, state)
                 done, seconds = header["done"], header["seconds"]
+                taken = header.get("taken", done)
                 self.notes.update(header["notes"])
             except checkpoint.CheckpointError as error:
                 warnings.warn(f"{error}; {phase} starts anew", stacklevel=2)
         self._truncate_log(phase, done)
-        return done, seconds
+        return done, taken, seconds
 
     def _truncate_log(self, phase: str, done: int) -> None:
         """Drop what an interrupted attempt logged beyond the point it resumes from, whole or half-written lines."""
@@ -155,8 +161,10 @@ class Run:
                 file.write(json.dumps(line) + "\n")
         return values
 
-    def _save(self, path: Path, phase: str, done: int, steps: int, seconds: float, state: dict[str, Any]) -> None:
-        header = {"key": self.key, "phase": phase, "done": done, "steps": steps, "seconds": seconds}
+    def _save(
+        self, path: Path, phase: str, done: int, taken: int, steps: int, seconds: float, state: dict[str, Any]
+    ) -> None:
+        header = {"key": self.key, "phase": phase, "done": done, "taken": taken, "steps": steps, "seconds": seconds}
         checkpoint.save_state(path, state, header | {"notes": self.notes})
 
 
@@ -165,7 +173,8 @@ class Prefixed:
 
     def __init__(self, run: Run, prefix: str) -> None:
         self.run, self.prefix = run, prefix
-        self.log, self.note, self.should_stop = run.log, run.note, run.should_stop
+        self.log, self.note, self.skip_to, self.should_stop = run.log, run.note, run.skip_to, run.should_stop
+        self.train_images: int | None = None
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         return self.run.loop(self.prefix + phase, steps, **state)

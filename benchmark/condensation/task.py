@@ -5,7 +5,6 @@ There is no test split in here, and methods read nothing else: no arguments, no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmark import augment, networks
+from benchmark.condensation.cost import LoopCost
 from benchmark.containers import Container
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec, Split, whitening
@@ -23,21 +23,15 @@ from benchmark.networks import Network
 from benchmark.objectives import Objective, value_and_grad
 from benchmark.system.errors import TooFewImages
 from benchmark.system.runtime import Runtime
-from benchmark.training.passes import (
-    Forward,
-    Pass,
-    Passes,
-    eagerly_half,
-    first_order_pass,
-    forward_pass,
-    second_order_pass,
-)
+from benchmark.training.passes import EAGER, Forward, Passes
+from benchmark.training.trainer import TrainingSet, train_epochs, train_mixed
+from benchmark.training.unroll import Batch, Unroll
 
 PIXELS_AT_ONCE = 2**24
 """Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and
 double-backward graph take about 40 GB in a ConvNet of width 128."""
 
-HELD_OUT, HELD_OUT_SEED = 0.1, 0
+VALIDATION, VALIDATION_SEED = 0.1, 0
 """The class-stratified share of the training images that decides something: the same images in every run."""
 
 SYNTHETIC_AT_MOST = 128
@@ -58,10 +52,12 @@ class Task:
     """Number of the repetition: what cells of one repetition share (a feature network, say) is seeded by it."""
     cache: Path | None = None
     """Folder for what several cells share; None keeps nothing."""
-    held_out: Split | None = None
-    """Training images that a method decides by (see `holding_out`); `train` holds none of them."""
+    validation: Split | None = None
+    """Training images that a method decides by (see `split_validation`); `train` holds none of them."""
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step; None is the whole batch."""
+    passes: Passes = EAGER
+    """How the run of a loop computes what it asks of its network (see `for_loop`)."""
 
     @property
     def device(self) -> torch.device:
@@ -108,33 +104,52 @@ class Task:
         network = networks.build_matching(self.spec.image_shape, self.classes).to(self.device)
         return networks.initialise_(network, self.generator)
 
-    def first_order(self, network: Network, images: int) -> Pass:
-        """The pass by which a run that shows a network `images` images in all trains it: compiled and in half
-        precision where the runtime has that and it pays."""
-        return first_order_pass(network, self.spec.image_shape, images, self.runtime)
+    def for_loop(self, cost: LoopCost) -> Task:
+        """The same task for a loop of that cost: how it computes depends on how much it will show its network."""
+        work = cost.work
+        passes = Passes(
+            self.runtime,
+            self.spec.image_shape,
+            forward=work.forward,
+            trained=work.trained,
+            matched=work.matched,
+            training=cost.between.trained,
+            microbatch=self.microbatch,
+        )
+        return replace(self, passes=passes)
 
-    def passes(
-        self, function: Callable, network: Network, trained: float, matched: float, exact: bool = True
-    ) -> Passes:
-        """How a run that shows a network so many images in all computes gradients that are matched or unrolled, and
-        `function` with its derivative of them (see `second_order_pass`).
+    def forward(self, function: Forward, network: Network, images_NCHW: Tensor) -> Any:
+        """`function(network, images)` without a graph."""
+        return self.passes.forward(function, network)(images_NCHW)
 
-        exact: the former in float32, as the latter always, whatever the precision of the runtime. Nothing is
-        differentiated through the gradient of real images, which may go without.
-        """
-        shape, single = self.spec.image_shape, self.runtime
-        if single.precision == "bf16":
-            single = replace(single, precision="float32")
-        plain = single if exact else self.runtime
-        return Passes(
-            first_order_pass(network, shape, trained, plain),
-            second_order_pass(function, network, shape, matched, single),
-            eagerly_half(plain),
+    def train_on_synthetic(
+        self,
+        network: Network,
+        container: Container,
+        epochs: int,
+        lr: float = 0.01,
+        batch: int = 256,
+        strategy: str = "none",
+    ) -> None:
+        """Train the network in place on the synthetic set: plain SGD, as DC and its kin (see `train_epochs`)."""
+        images, labels = self.synthetic_set(container)
+        how = self.generator, lr, batch, strategy
+        train_epochs(network, self.passes.training(network), images, labels, epochs, *how)
+
+    def train_on_real(
+        self, network: Network, optimiser: Optimizer, images: int, batch: int, strategy: str, mix: float
+    ) -> None:
+        """Train the network in place on so many random real images, each augmented by itself (see `train_mixed`)."""
+        pool = TrainingSet.real(self.train)
+        train_mixed(
+            network, self.passes.training(network), optimiser, pool, images, self.generator, batch, strategy, mix
         )
 
-    def forward(self, function: Forward, network: Network, images: float) -> Callable[[Tensor], Any]:
-        """`function` of the network without a graph, as a run that shows it `images` images in all computes it."""
-        return forward_pass(function, network, self.spec.image_shape, images, self.runtime)
+    def unroll(
+        self, network: Network, batch: Batch, steps: int, momentum: float = 0.0, through_weights: bool = True
+    ) -> Unroll:
+        """A training of the network that can be differentiated through (see `Unroll`)."""
+        return Unroll(network, batch, steps, momentum, through_weights, self.passes)
 
     def noise(self, per_class: int) -> Tensor:
         """Standard normal images [K, M, C, H, W]."""
@@ -193,15 +208,16 @@ class Task:
                 f"{self.spec.title} has a class of {self.smallest_class} training images; IPC {per_class} needs more"
             )
 
-    def synthetic(self, container: Container, at_most: int = SYNTHETIC_AT_MOST) -> Tensor:
+    def synthetic(
+        self, container: Container, at_most: int = SYNTHETIC_AT_MOST, classes_K: Tensor | None = None
+    ) -> Tensor:
         """Images [K, M, C, H, W] as the network sees them, differentiable in the container's parameters: all of every
-        class, or a random `at_most` of each where there are more."""
-        indices_KM = None
+        class, or a random `at_most` of each where there are more; of the classes `classes_K`, or of all in order."""
+        indices_KM, count = None, self.classes if classes_K is None else len(classes_K)
         if container.per_class > at_most:
-            shape = (self.classes, container.per_class)
-            keys = torch.rand(shape, generator=self.generator, device=self.device)
+            keys = torch.rand(count, container.per_class, generator=self.generator, device=self.device)
             indices_KM = keys.topk(at_most, dim=1).indices
-        images = container.decode_classes(indices_KM)
+        images = container.decode_classes(indices_KM, classes_K)
         return self.as_seen(container, images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     @torch.no_grad()
@@ -210,13 +226,14 @@ class Task:
         images, labels = container.decode()
         return self.as_seen(container, images).detach(), labels
 
-    def holding_out(self) -> Task:
-        """The same task without a tenth of every class, which nothing but a decision sees: see `held_out`."""
-        fit, held_out = self.train.stratified(HELD_OUT, HELD_OUT_SEED)
-        return replace(self, train=fit, held_out=held_out)
+    def split_validation(self) -> Task:
+        """The same task without a tenth of every class, which nothing but a decision sees: its `validation` images."""
+        fit, validation = self.train.stratified(VALIDATION, VALIDATION_SEED)
+        return replace(self, train=fit, validation=validation)
 
-    def require_held_out(self) -> None:
-        if not self.held_out:
+    def require_validation(self) -> None:
+        """Raises TooFewImages where no image could be kept for a decision."""
+        if not self.validation:
             raise TooFewImages(f"{self.spec.title} has no class of two training images, one of which would be held out")
 
     def step(
@@ -234,7 +251,7 @@ class Task:
         They are of the classes `classes` [K], or of all in order.
         """
         chunk = self.class_chunk(real, synthetic)
-        loss, gradient = value_and_grad(objective, network, real, synthetic, chunk, classes)
+        loss, gradient = value_and_grad(objective, network, real, synthetic, chunk, classes, self.passes)
         optimiser.zero_grad()
         synthetic.backward(gradient)
         optimiser.step()
@@ -246,10 +263,11 @@ class Task:
         if strategy == "none":
             return list(batches_KNCHW)
         params = augment.dsa.sample(strategy, self.classes, 1, self.spec.image_shape[1:], self.generator)
-        return [
-            augment.apply(
-                batch.flatten(0, 1),
-                params.take(torch.arange(self.classes, device=self.device).repeat_interleave(batch.shape[1])),
-            ).unflatten(0, batch.shape[:2])
-            for batch in batches_KNCHW
-        ]
+        return [by_class(batch, params) for batch in batches_KNCHW]
+
+
+def by_class(batch_KNCHW: Tensor, params: augment.Params) -> Tensor:
+    """The batch with row k of `params` applied to all images of its k-th class."""
+    classes, images = batch_KNCHW.shape[:2]
+    rows = torch.arange(classes, device=batch_KNCHW.device).repeat_interleave(images)
+    return augment.apply(batch_KNCHW.flatten(0, 1), params.take(rows)).unflatten(0, (classes, images))

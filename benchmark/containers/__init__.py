@@ -85,11 +85,16 @@ class Container(nn.Module, ABC):
         labels = self.labels
         return self.images(indices), labels if indices is None else labels[indices]
 
-    def decode_classes(self, indices_KM: Tensor | None = None) -> Tensor:
-        """Images [K, M, C, H, W]: for every class the `indices_KM` (within the class) or all of its images."""
+    def decode_classes(self, indices_KM: Tensor | None = None, classes_K: Tensor | None = None) -> Tensor:
+        """Images [K, M, C, H, W]: for every class, or each of `classes_K`, those of `indices_KM` (within the class), or
+        all of its images."""
+        if classes_K is None:
+            if indices_KM is None:
+                return self.images().unflatten(0, (self.classes, self.per_class))
+            classes_K = torch.arange(self.classes, device=indices_KM.device)
         if indices_KM is None:
-            return self.images().unflatten(0, (self.classes, self.per_class))
-        offsets = torch.arange(self.classes, device=indices_KM.device)[:, None] * self.per_class
+            indices_KM = torch.arange(self.per_class, device=classes_K.device).expand(len(classes_K), -1)
+        offsets = classes_K[:, None] * self.per_class
         return self.images((indices_KM + offsets).flatten()).unflatten(0, indices_KM.shape)
 
     def variant_images(self, samples_N: Tensor, variant: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def less_memory(cell: Cell) -> str:
     halved = {name: v // 2 for name, v in values.items() if name.startswith("batch") and type(v) is int and v > 1}
     ways = []
     known = registry.all_methods().get(loop)
-    if known and known.microbatches and (quarter := values.get("batch_real", 0) // 4):
+    if known and known.Loop.microbatches and (quarter := values.get("batch_real", 0) // 4):
         ways += [f"its real batches in parts, with the same result (--microbatch {quarter})"]
     if halved:
         ways += [f"smaller batches (--set {' '.join(f'{loop}.{n}={v}' for n, v in halved.items())})"]

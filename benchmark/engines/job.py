@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from benchmark import __version__
-from benchmark.condensation.method import Method
-from benchmark.condensation.run import STEPS_TAKEN, TRAIN_POOL, Progress, Run, append_log
+from benchmark.condensation.run import Progress, Run, append_log
 from benchmark.condensation.task import Task
 from benchmark.data import Dataset
 from benchmark.engines.failures import describe_failure, now
@@ -78,10 +77,12 @@ class Worker:
     # The same in parts, for an engine that spreads one job. Each raises as `run` does.
 
     def prepare(self, job: Job, dataset: Dataset) -> None:
-        """Make what the cell shares with others (`Method.shares`) in the cache."""
+        """Make what the cell shares with others (`Method.prerequisites`) in the cache."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             if not (self.store.directory(job.cell) / CONDENSED).exists():
-                build_method(job.cell).mover.prepare(*self._begin(job, dataset))
+                task, run = self._begin(job, dataset)
+                for wanted in registry.build(job.cell).prerequisites():
+                    wanted.make(task, run)
 
     def condense(self, job: Job, dataset: Dataset) -> None:
         """Condense and store the condensed set."""
@@ -192,7 +193,7 @@ class Worker:
             except (ArtifactError, KeyError, TypeError) as error:
                 reason = str(error) if isinstance(error, ArtifactError) else f"{path} does not say where it is from"
             warnings.warn(f"{reason}; condensed again", stacklevel=2)
-        method = build_method(cell)
+        method = registry.build(cell)
         self.runtime.reset_peak_memory()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(cell.key, "global"))  # nothing of ours draws from it; a plug-in might
@@ -217,16 +218,6 @@ def is_from(origin: dict[str, Any], cell: Cell) -> bool:
     return whole and origin["key"] == cell.key and is_number(origin["condensation"]["seconds"])
 
 
-def build_method(cell: Cell) -> Method:
-    """The cell's method with its hyper-parameters, and with another one's loop where the cell says so."""
-    cls = registry.get(cell.method)
-    mover = None
-    if cell.objective:
-        other = registry.get(cell.objective)
-        mover = other(other.Hyper(**cell.objective_hyper))
-    return cls(cls.Hyper(**cell.hyper), mover)
-
-
 def draws_of(cell: Cell) -> str:
     """What seeds the random numbers of a cell's condensation: its key, or the one of the cell it is a control of."""
     original = registry.get(cell.method).draws_as
@@ -246,7 +237,7 @@ def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime
     return {
         "container": container.kind,
         "space": container.space,
-        "steps": int(run.notes.get(STEPS_TAKEN, phases["condense"]["steps"] if "condense" in phases else 0)),
+        "steps": phases["condense"]["steps"] if "condense" in phases else 0,
         "seconds": sum(phase["seconds"] for phase in phases.values()),
         "phases": dict(phases),
         "peak_memory_mib": runtime.peak_memory_mib(),
@@ -256,7 +247,7 @@ def describe_condensation(container: Any, task: Task, run: Run, runtime: Runtime
         "bytes": 4 * floats,
         "images": container.num_images,
         "images_per_class": container.num_images / task.classes,
-        "train_images": run.notes.get(TRAIN_POOL, len(task.train)),
+        "train_images": run.train_images or len(task.train),
         "learned_lr": container.learned_lr,
         "notes": run.notes,
     }

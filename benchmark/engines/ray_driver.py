@@ -26,12 +26,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.data import Dataset
 from benchmark.engines.failures import failure_reason
-from benchmark.engines.job import Worker, build_method
+from benchmark.engines.job import Worker
 from benchmark.engines.progress import CellProgress, Display
 from benchmark.engines.queue import ATTEMPTS, End, Ledger, Outcome, attempt
 from benchmark.engines.ray_cluster import Cluster
 from benchmark.engines.ray_tasks import Board, Kind, Settings, do
 from benchmark.engines.serial import StopSignal
+from benchmark.grid import registry
 from benchmark.grid.memory import condensing_bytes, scoring_bytes
 from benchmark.store.cells import Evaluation, Job
 from benchmark.store.folder import RESULT, Store
@@ -150,9 +151,9 @@ class Driver:
     # From a job to its parts
 
     def begin(self, job: Job) -> None:
-        shares = build_method(job.cell).shared()
         cell = job.cell
-        name = canonical_json([cell.dataset, cell.seed, cell.precision, shares]) if shares else ""
+        wanted = [prerequisite.identity() for prerequisite in registry.build(cell).prerequisites()]
+        name = canonical_json([cell.dataset, cell.seed, cell.precision, wanted]) if wanted else ""
         work = Work(job, name)
         self.under_way.append(work)
         if self.ledger.store.is_done(job):
@@ -184,9 +185,10 @@ class Driver:
         name, spec = job.cell.dataset, self.loaded[job.cell.dataset].spec
         if name not in self.sent:
             self.sent[name] = ray.put(self.loaded[name])
-        needed = condensing_bytes(job, spec)
+        cost = registry.build(job.cell).cost(spec, job.cell.budget_on(spec))
+        needed = condensing_bytes(job, spec, cost)
         if kind == "score":
-            needed = max(scoring_bytes(job, evaluation, spec) for evaluation in job.evaluations)
+            needed = max(scoring_bytes(evaluation, spec, cost.images) for evaluation in job.evaluations)
         part = Part(work, kind, job, next(self.numbers))
         files = ray.put(self.ledger.store.export(job.cell))
         task = do.options(name=f"{job.cell.label} {kind}", **self.cluster.resources(needed))

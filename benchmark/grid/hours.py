@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmark import networks
-from benchmark.condensation.method import Work, nearest_ipc
-from benchmark.containers.budget import Budget
+from benchmark.condensation.cost import Cost, Work
+from benchmark.condensation.method import nearest_ipc
 from benchmark.data import DatasetSpec
 from benchmark.grid import registry
 from benchmark.networks import MATCHED_COST, TRAINED_COST
@@ -80,13 +80,13 @@ def measured_units(measured: dict[str, Any] | None, device: str, precision: Prec
     return found
 
 
-def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) -> float | None:
+def estimate_seconds(spec: DatasetSpec, job: Job, cost: Cost, speed: Speed) -> float | None:
     """Seconds to condense and evaluate one cell by itself; None where nothing is known of the speed."""
-    cell, (condensing, experts) = job.cell, condensing_flops(spec, budget, job)
+    cell = job.cell
     parts = [
-        (condensing, units_of(cell.loop[0]), cell.ipc),
-        (experts, [EXPERT], cell.ipc),
-        (scoring_flops(spec, budget, job), [EVALUATION], decoded(spec, budget, job) / spec.classes),
+        (work_flops(cost.without_experts(), spec), units_of(cell.loop[0]), cell.ipc),
+        (work_flops(Work(experts=cost.work.experts), spec), [EXPERT], cell.ipc),
+        (scoring_flops(spec, job, cost.images), [EVALUATION], cost.images / spec.classes),
     ]
     rates = [(flops, speed.of(units, per_class, spec)) for flops, units, per_class in parts if flops]
     if not all(rate for _, rate in rates):
@@ -96,29 +96,12 @@ def estimate_seconds(spec: DatasetSpec, budget: Budget, job: Job, speed: Speed) 
 
 def units_of(method: str) -> list[str]:
     """The units that stand for a step of the method, the best first: its own and those of what it derives from."""
-    return [vars(cls)["name"] for cls in registry.get(method).__mro__ if "name" in vars(cls)]
+    return [vars(base)["name"] for base in registry.get(method).__mro__ if "name" in vars(base)]
 
 
-def decoded(spec: DatasetSpec, budget: Budget, job: Job) -> int:
-    """Images that evaluations train on; 0 for the whole training set."""
-    method = registry.get(job.cell.method)
-    return method.decoded(method.Hyper(**job.cell.hyper), spec, budget)
-
-
-def condensing_flops(spec: DatasetSpec, budget: Budget, job: Job) -> tuple[float, float]:
-    """Floating-point operations of condensing a cell, by counting images: (without the experts, of training those)."""
-    name, values = job.cell.loop
-    method, mover = registry.get(job.cell.method), registry.get(name)
-    cell = method.Hyper(**job.cell.hyper), spec, budget
-    work, loops = mover.work(mover.Hyper(**values), spec, budget), method.loops(*cell)
-    around = method.starting(*cell) + work_flops(method.finishing(*cell), spec)
-    once = work_flops(replace(work, experts=0), spec)
-    return around + loops * once, loops * work_flops(Work(experts=work.experts), spec)
-
-
-def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
-    """Floating-point operations of a job's evaluations, by counting images."""
-    images, total = decoded(spec, budget, job), 0.0
+def scoring_flops(spec: DatasetSpec, job: Job, images: int) -> float:
+    """Floating-point operations of a job's evaluations on so many images; 0 stands for the whole training set."""
+    total = 0.0
     for evaluation in job.evaluations:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
         steps = recipe.total_steps(max(images, 1))
@@ -130,7 +113,8 @@ def scoring_flops(spec: DatasetSpec, budget: Budget, job: Job) -> float:
 def work_flops(work: Work, spec: DatasetSpec) -> float:
     """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
     forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
-    return forward * (work.forward + TRAINED_COST * (work.trained + work.experts) + MATCHED_COST * work.matched)
+    images = work.forward + TRAINED_COST * (work.trained + work.experts) + MATCHED_COST * work.matched
+    return forward * images + work.flops
 
 
 @cache

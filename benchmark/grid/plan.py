@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.condensation.method import Method, Schedule
+from benchmark.condensation.cost import Cost
+from benchmark.condensation.method import Method
+from benchmark.condensation.settings import Schedule, parse_value, types_of
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.grid import registry
@@ -19,7 +18,7 @@ from benchmark.grid.memory import predicted_bytes
 from benchmark.grid.registry import Row
 from benchmark.store.cells import Cell, Evaluation, Job
 from benchmark.store.folder import Store
-from benchmark.system.errors import BudgetError
+from benchmark.system.errors import CellError
 from benchmark.system.runtime import Precision
 from benchmark.training.recipes import unified
 
@@ -71,11 +70,11 @@ class Grid:
         chosen = own.pop(OBJECTIVE, "")
         objective = row.objective or chosen
         hyper = method.hyper_parameters(spec, ipc, schedule, own)
-        mover_hyper = {}
+        loop_hyper = {}
         if objective:
-            mover = registry.get(objective)
+            owner = registry.get(objective)
             others = {k: v for k, v in self.overrides.get(objective, {}).items() if k != OBJECTIVE}
-            mover_hyper = dataclasses.asdict(mover.hyper_parameters(spec, ipc, schedule, others))
+            loop_hyper = dataclasses.asdict(owner.hyper_parameters(spec, ipc, schedule, others))
             own |= {f"{objective}.{k}": v for k, v in others.items()}
         settings = own | ({OBJECTIVE: objective} if objective else {})
         cell = Cell(
@@ -89,11 +88,11 @@ class Grid:
             version=method.version,
             hyper=dataclasses.asdict(hyper),
             objective=objective,
-            objective_hyper=mover_hyper,
+            objective_hyper=loop_hyper,
             variant=" ".join(f"{name}={value}" for name, value in sorted(settings.items())),
         )
         nets = self.nets or (10 if schedule.name == "paper" else 3)
-        recipes = {"unified": unified(ipc), "native": method.native_recipe(hyper, spec, ipc)}
+        recipes = {"unified": unified(ipc), "native": method(hyper).native_recipe(spec, ipc)}
         evaluations = tuple(
             Evaluation(protocol, network, nets, recipes[protocol], schedule.factor)
             for protocol in self.protocols
@@ -111,45 +110,24 @@ def parse_overrides(settings: Iterable[str]) -> Overrides:
         if not (equals and dot):
             raise ValueError(f"--set {setting}: write METHOD.FIELD=VALUE, for example dm.lr_img=2")
         method = registry.get(method_name)
-        types = typing.get_type_hints(method.Hyper)
+        types = types_of(method.Hyper)
         if field == OBJECTIVE and field not in types:
             overrides.setdefault(method_name, {})[field] = _objective(setting, method, text)
             continue
         if field not in types:
             raise ValueError(f"--set {setting}: {method_name} has no field {field!r}{registry.nearest(field, types)}")
-        overrides.setdefault(method_name, {})[field] = _value(setting, text, types[field])
+        overrides.setdefault(method_name, {})[field] = parse_value(setting, text, types[field])
     return overrides
 
 
 def _objective(setting: str, method: type[Method], name: str) -> str:
     """A method's name, if it has a loop that can move the container of `method`."""
-    movers = [other.name for other in registry.all_methods().values() if other.move is not Method.move]
+    with_loop = [other.name for other in registry.all_methods().values() if other.Loop is not Method.Loop]
     if method.start is Method.start:
         raise ValueError(f"--set {setting}: {method.name} has no container to move")
-    if name not in movers:
-        raise ValueError(f"--set {setting}: no objective {name!r}{registry.nearest(name, movers)}")
+    if name not in with_loop:
+        raise ValueError(f"--set {setting}: no objective {name!r}{registry.nearest(name, with_loop)}")
     return name
-
-
-def _value(setting: str, text: str, kind: Any) -> Any:
-    """A field's value from its text. Numbers must be finite and not negative: every hyper-parameter here is."""
-    if typing.get_origin(kind) is Literal:
-        if text not in typing.get_args(kind):
-            raise ValueError(f"--set {setting}: choose from {', '.join(typing.get_args(kind))}")
-        return text
-    if kind is str:
-        return text
-    try:
-        value = json.loads({"True": "true", "False": "false"}.get(text, text))
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        fits = type(value) is kind and (kind is bool or (math.isfinite(value) and value >= 0))
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
-        wanted = {int: "a whole number, 0 or more", float: "a finite number, 0 or more", bool: "true or false"}
-        raise ValueError(f"--set {setting}: needs {wanted.get(kind, kind)}")
-    return value
 
 
 @dataclass(frozen=True)
@@ -168,7 +146,7 @@ class Entry:
 
 
 def make_plan(
-    grid: Grid, store: Store, speed: Speed, predict: Callable[[Job, DatasetSpec], int] = predicted_bytes
+    grid: Grid, store: Store, speed: Speed, predict: Callable[[Job, DatasetSpec, Cost], int] = predicted_bytes
 ) -> list[Entry]:
     """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
 
@@ -179,19 +157,18 @@ def make_plan(
     entries = []
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
-        method = registry.get(cell.method)
-        hyper = method.Hyper(**cell.hyper)
         budget = cell.budget_on(spec)
         state, reason, floats, seconds, memory = "to do", "", 0, None, 0
         try:
-            floats = method.storage(hyper, spec, budget)
+            cost = registry.build(cell).cost(spec, budget)
+            floats = cost.floats
             budget.check(floats)
             if store.is_done(job):
                 state = "done"
             else:
-                seconds = estimate_seconds(spec, budget, job, speed)
-                memory = predict(job, spec)
-        except BudgetError as error:
+                seconds = estimate_seconds(spec, job, cost, speed)
+                memory = predict(job, spec, cost)
+        except CellError as error:
             state, reason = "blocked", str(error)
         except (ValueError, ArithmeticError) as error:
             if not cell.variant:

@@ -21,6 +21,7 @@ from typing import get_args
 
 import methods
 from benchmark.condensation.method import Category, Method
+from benchmark.store.cells import Cell
 
 ENTRY_POINTS = "condensation.methods"
 ALL = "all"
@@ -60,13 +61,11 @@ def check(cls: type[Method]) -> type[Method]:
         problems.append("`Hyper` must be a frozen dataclass")
     else:
         fields = {field.name for field in dataclasses.fields(hyper)}
-        named = {*cls.scaled, *cls.quick, *cls.positive, *cls.one_step, cls.unrolls} - {""}
-        named |= {name for row in cls.cells.values() for name in row}
-        if named - fields:
-            problems.append(f"Hyper has no field {', '.join(sorted(named - fields))}")
+        unknown = {name for row in cls.cells.values() for name in row} - fields
+        if unknown:
+            problems.append(f"Hyper has no field {', '.join(sorted(unknown))}")
     if cls.condense is Method.condense:
-        parts = ("start", "optimiser", "move")
-        missing = [part for part in parts if getattr(cls, part) is getattr(Method, part)]
+        missing = [part for part in ("Loop", "start") if getattr(cls, part) is getattr(Method, part)]
         if missing:
             problems.append(f"`{'`, `'.join(missing)}` missing (or override `condense`)")
     if problems:
@@ -128,6 +127,15 @@ def get(name: str) -> type[Method]:
     if name not in found:
         raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL, CONTAINERS])}")
     return found[name]
+
+
+def build(cell: Cell) -> Method:
+    """The cell's method with its settings, and with another one's loop where the cell says so."""
+    cls, loop = get(cell.method), None
+    if cell.objective:
+        owner = get(cell.objective)
+        loop = owner.Loop(owner.Hyper(**cell.objective_hyper))
+    return cls(cls.Hyper(**cell.hyper), loop)
 
 
 @dataclass(frozen=True)

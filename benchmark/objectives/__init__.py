@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmark.networks import Network
+from benchmark.training.passes import EAGER, Passes
 
-Objective = Callable[[Network, Tensor, Tensor, Tensor], Tensor]
-"""(network, real_KNCHW, synthetic_KMCHW, classes_K) -> loss summed over the K classes."""
+Objective = Callable[[Network, Tensor, Tensor, Tensor, Passes], Tensor]
+"""(network, real_KNCHW, synthetic_KMCHW, classes_K, passes) -> loss summed over the K classes."""
 
 
 def real_parts(batch: Tensor, microbatch: int | None, dim: int = 0) -> list[tuple[Tensor, float]]:
@@ -39,6 +40,7 @@ def value_and_grad(
     synthetic_KMCHW: Tensor,
     chunk: int = 1,
     classes: Tensor | None = None,
+    passes: Passes = EAGER,
 ) -> tuple[Tensor, Tensor]:
     """(loss, its gradient with respect to the synthetic batch), `chunk` classes at a time.
 
@@ -52,7 +54,7 @@ def value_and_grad(
     total, gradients = torch.zeros((), device=real_KNCHW.device), []
     for part in (slice(start, start + chunk) for start in range(0, len(classes), chunk)):
         leaf = synthetic_KMCHW[part].detach().requires_grad_()
-        loss = objective(network, real_KNCHW[part], leaf, classes[part])
+        loss = objective(network, real_KNCHW[part], leaf, classes[part], passes)
         gradients.append(torch.autograd.grad(loss, leaf)[0])
         total += loss.detach()
     return total, torch.cat(gradients)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-import torch
 from torch import Tensor
 
 from benchmark.networks import Network
 from benchmark.objectives import real_parts
+from benchmark.training.passes import EAGER, Passes
 
 
 def distribution_matching(
-    network: Network,
-    real_KNCHW: Tensor,
-    synthetic_KMCHW: Tensor,
-    classes_K: Tensor,
-    microbatch: int | None = None,
-    real_side: Callable[[Tensor], Tensor] | None = None,
+    network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor, passes: Passes = EAGER
 ) -> Tensor:
     """sum_c | mean_n phi(real_cn) - mean_m phi(synthetic_cm) |^2, phi the embedding before the classifier.
 
     A sum over classes and embedding dimensions, not divided by anything; the real side carries no gradient.
-    microbatch: real images of a class in one pass; None is all. real_side: how `mean_embedding` of this network is
-    computed for real images (`Task.forward`); None is eagerly.
     """
-    embed = real_side or partial(mean_embedding, network)
-    with torch.no_grad():
-        real_KD = sum(share * embed(part) for part, share in real_parts(real_KNCHW, microbatch, 1))
+    embed = passes.forward(mean_embedding, network)
+    parts = real_parts(real_KNCHW, passes.microbatch, 1)
+    real_KD = sum(share * embed(part) for part, share in parts)
     return (real_KD - mean_embedding(network, synthetic_KMCHW)).square().sum()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmark.networks.convnet import ConvNet
 from benchmark.objectives import real_parts
+from benchmark.training.passes import EAGER, Passes
 
 PIXELS_AT_ONCE = 2**23
 """Input values in one pass through the network; what is beyond goes in parts, whose activations are computed again in
@@ -26,34 +26,35 @@ class FeatureAlignment:
 
     f_l are the post-ReLU maps of all blocks and the pooled last map. logits_cn are the inner products of the pooled
     real image with the pooled synthetic means of all classes, so the classes cannot be taken apart. The real side
-    carries no gradient. batched: real images of many classes in one pass, instead of one class after the other.
-    microbatch: real images of a class in one pass; None is all. real_side: how `means_and_pooled` of the network is
-    computed for real images (`Task.forward`); None is eagerly.
+    carries no gradient. It goes through the network class by class, or many classes in one pass where the passes
+    say so.
     """
 
     separable = False
 
-    def __init__(
-        self,
-        discrimination: float = 0.01,
-        batched: bool = False,
-        microbatch: int | None = None,
-        real_side: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
-    ) -> None:
-        self.discrimination, self.batched, self.microbatch = discrimination, batched, microbatch
-        self.real_side = real_side
+    def __init__(self, discrimination: float = 0.01) -> None:
+        self.discrimination = discrimination
 
-    def __call__(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
-        align, discriminate = self.parts(network, real_KNCHW, synthetic_KMCHW)
+    def __call__(
+        self,
+        network: ConvNet,
+        real_KNCHW: Tensor,
+        synthetic_KMCHW: Tensor,
+        classes_K: Tensor,
+        passes: Passes = EAGER,
+    ) -> Tensor:
+        align, discriminate = self.parts(network, real_KNCHW, synthetic_KMCHW, passes)
         return align + self.discrimination * discriminate
 
-    def parts(self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(
+        self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, passes: Passes = EAGER
+    ) -> tuple[Tensor, Tensor]:
         """(alignment, discrimination), both summed over classes, the second one unweighted."""
         classes, images = real_KNCHW.shape[:2]
         with torch.no_grad():
-            chunk = at_once(real_KNCHW) if self.batched else 1
-            features = self.real_side or partial(means_and_pooled, network)
-            found = [in_parts(features, part, self.microbatch) for part in real_KNCHW.split(chunk)]
+            chunk = at_once(real_KNCHW) if passes.batched else 1
+            features = passes.forward(means_and_pooled, network)
+            found = [in_parts(features, part, passes.microbatch) for part in real_KNCHW.split(chunk)]
             *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
         synthetic = class_means(network, synthetic_KMCHW)
         weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]

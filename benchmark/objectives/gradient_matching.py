@@ -63,47 +63,46 @@ DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_d
 class GradientMatching:
     """sum_c D( grad CE(real_c), grad CE(synthetic_c) ), the real side detached.
 
-    batched: take the gradients of all classes in one vmapped pass (for devices where launches cost more than
-    arithmetic) instead of one class after the other. Both give the same numbers. matched: which parameters' gradients.
-    microbatch: real images of a class in one pass; None is all. passes: how the gradient of real images and
-    `distance_and_gradient` are computed where classes are not batched.
+    matched: which parameters' gradients. Classes are taken one after the other, or all in one vmapped pass where the
+    passes say so (for devices where launches cost more than arithmetic). Both give the same numbers.
     """
 
-    def __init__(
-        self,
-        distance: Distance = "dc",
-        batched: bool = False,
-        matched: Matched = "all",
-        microbatch: int | None = None,
-        passes: Passes = EAGER,
-    ) -> None:
-        self.distance, self.batched, self.matched = DISTANCES[distance], batched, matched
-        self.microbatch, self.passes = microbatch, passes
+    def __init__(self, distance: Distance = "dc", matched: Matched = "all") -> None:
+        self.distance, self.matched = DISTANCES[distance], matched
 
-    def __call__(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
-        if self.batched:
-            return self._all_at_once(network, real_KNCHW, synthetic_KMCHW, classes_K)
+    def __call__(
+        self,
+        network: Network,
+        real_KNCHW: Tensor,
+        synthetic_KMCHW: Tensor,
+        classes_K: Tensor,
+        passes: Passes = EAGER,
+    ) -> Tensor:
+        if passes.batched:
+            return self._all_at_once(network, real_KNCHW, synthetic_KMCHW, classes_K, passes)
         total = torch.zeros((), device=real_KNCHW.device)
         for real_NCHW, synthetic_MCHW, label in zip(real_KNCHW, synthetic_KMCHW, classes_K, strict=True):
-            parts = real_parts(real_NCHW, self.microbatch)
-            real = weighted_sum((self._gradient(network, part, label), share) for part, share in parts)
-            total = total + self._distance(network, synthetic_MCHW, label, real)
+            parts = real_parts(real_NCHW, passes.microbatch)
+            real = weighted_sum((self._gradient(network, part, label, passes), share) for part, share in parts)
+            total = total + self._distance(network, synthetic_MCHW, label, real, passes)
         return total
 
-    def _gradient(self, network: Network, images_NCHW: Tensor, label: Tensor) -> Sequence[Tensor]:
+    def _gradient(self, network: Network, images_NCHW: Tensor, label: Tensor, passes: Passes) -> Sequence[Tensor]:
         """Of the matched parameters, without a graph."""
         labels = label.repeat(len(images_NCHW))
-        gradients = self.passes.gradients(network, detached(network), images_NCHW, labels)
+        gradients = passes.gradients(network, detached(network), images_NCHW, labels)
         return [gradients[name] for name in self._parameters(network)]
 
-    def _distance(self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor]) -> Tensor:
+    def _distance(
+        self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor], passes: Passes
+    ) -> Tensor:
         """Between real gradients and those of synthetic images, with a graph to the images."""
-        matched = self._parameters(network)
-        if self.passes.second_order is None:
+        matched, whole = self._parameters(network), passes.second_order(distance_and_gradient, network)
+        if whole is None:
             loss = self._loss(network, images_MCHW, label)
             return self.distance(real, torch.autograd.grad(loss, tuple(matched.values()), create_graph=True))
         labels, targets = label.repeat(len(images_MCHW)), dict(zip(matched, real, strict=True))
-        found = self.passes.second_order(self.distance, detached(network), images_MCHW.detach(), labels, targets)
+        found = whole(self.distance, detached(network), images_MCHW.detach(), labels, targets)
         return with_gradient(*found, images_MCHW)
 
     def _parameters(self, network: Network) -> dict[str, Tensor]:
@@ -114,7 +113,9 @@ class GradientMatching:
     def _loss(network: Network, images_NCHW: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(network(images_NCHW), label.expand(len(images_NCHW)))
 
-    def _all_at_once(self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor) -> Tensor:
+    def _all_at_once(
+        self, network: Network, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, classes_K: Tensor, passes: Passes
+    ) -> Tensor:
         fixed = detached(network)
         parameters = {name: fixed[name] for name in self._parameters(network)}
 
@@ -126,10 +127,10 @@ class GradientMatching:
             return value_and_gradient(lambda parameters: loss(parameters, *batch), parameters)[1]
 
         by_class = partial(vmap, in_dims=(None, 0, 0))
-        with torch.autocast(real_KNCHW.device.type, torch.bfloat16, enabled=self.passes.half):
+        with torch.autocast(real_KNCHW.device.type, torch.bfloat16, enabled=passes.half):
             real = weighted_sum(
                 (list(by_class(gradient)(parameters, part, classes_K).values()), share)
-                for part, share in real_parts(real_KNCHW, self.microbatch, 1)
+                for part, share in real_parts(real_KNCHW, passes.microbatch, 1)
             )
         synthetic = by_class(grad(loss))(parameters, synthetic_KMCHW, classes_K)
         return vmap(self.distance)(tuple(real), tuple(synthetic.values())).sum()

@@ -18,9 +18,11 @@ import torch
 
 from benchmark import data
 from benchmark.augment.dsa import strategy_for
+from benchmark.condensation.cost import Work
 from benchmark.condensation.experts import ExpertTrainer, expert_recipe, trajectories
-from benchmark.condensation.method import Method, Schedule, Work
+from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule
 from benchmark.condensation.task import Task
 from benchmark.containers.budget import Budget
 from benchmark.data import DataError, Dataset, DatasetSpec, Split
@@ -158,10 +160,8 @@ def _method(
     """A step of a method's loop on that many training images, at its published settings but for these."""
 
     def build(name: str, ipc: int, bench: Bench) -> Unit:
-        cls = registry.get(name)
-        overrides, inner = cls.one_step | settings, cls.unrolls
-        if inner and bench.inner_steps:
-            overrides[inner] = bench.inner_steps
+        cls, inner = registry.get(name), UNROLLED.get(name)
+        overrides = settings | ({inner: bench.inner_steps} if inner and bench.inner_steps else {})
         hyper = cls.hyper_parameters(bench.spec, ipc, Schedule.parse("paper"), overrides)
         if inner:
             hyper = _with_room(cls, hyper, inner, bench.task(name, ipc))
@@ -176,7 +176,7 @@ def _method(
         flops = work_flops(_step(cls, hyper, bench.task(name, ipc)), bench.spec)
         return Unit(
             name, ipc, title, "condense", 1, flops,
-            product=lambda run: method.move(*begin(), run), plain=plain(method, *begin()),
+            product=lambda run: method.loop.drive(*begin(), run), plain=plain(method, *begin()),
         )  # fmt: skip
 
     return build
@@ -185,9 +185,8 @@ def _method(
 def _step(method: type[Method], hyper: Any, task: Task) -> Work:
     """One step of the loop, without the experts that it needs, on the real images that there are."""
     largest = max(map(len, task.train.class_indices))
-    most = {"experts": 0, "batch_real": largest, "query": largest}
-    fewer = {name: min(getattr(hyper, name), value) for name, value in most.items() if hasattr(hyper, name)}
-    return method.work(replace(method.single_step(hyper), **fewer), task.spec, task.budget)
+    fewer = {name: min(getattr(hyper, name), largest) for name in ("batch_real", "query") if hasattr(hyper, name)}
+    return method(replace(hyper, **fewer)).cost(task.spec, task.budget).loop.step
 
 
 def _with_room(method: type[Method], hyper: Any, inner: str, task: Task) -> Any:
@@ -274,15 +273,18 @@ def _loading(name: str, ipc: int, bench: Bench) -> Unit:
     return Unit(name, None, title, "load", 1, None, product, lambda: training.load(bench.spec.name, source, device))
 
 
+UNROLLED = {"mtt": "syn_steps", "haba": "syn_steps", "linba": "inner_steps"}
+"""The field that counts the training steps which one step of such a method's loop differentiates through."""
+
 _STUDENT = {"zca": False, "experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "syn_steps": 10}
 
 _UNITS: dict[str, Callable[[str, int, Bench], Unit]] = {
-    "dc": _method(matching.gradient_matching),
-    "dsa": _method(matching.gradient_matching),
+    "dc": _method(matching.gradient_matching, outer_loop=1),
+    "dsa": _method(matching.gradient_matching, outer_loop=1),
     "dm": _method(matching.distribution_matching),
-    "cafe": _method(matching.feature_alignment),
-    "idc": _method(matching.multi_formation_matching),
-    "hmn": _method(matching.multi_formation_matching, warm_start=0),
+    "cafe": _method(matching.feature_alignment, max_image_steps=1, max_inner_epochs=0),
+    "idc": _method(matching.multi_formation_matching, passes=1),
+    "hmn": _method(matching.multi_formation_matching, passes=1, warm_start=0),
     "expert": _expert,
     "mtt": _method(unrolled.trajectory_matching, STUDENT_IMAGES, **_STUDENT),
     "haba": _method(unrolled.trajectory_matching, STUDENT_IMAGES, **_STUDENT),

@@ -13,6 +13,7 @@ it. A second derivative takes 0.67-0.9, and 30 to 60 s. Eager bfloat16 is slower
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import warnings
@@ -127,27 +128,95 @@ def side_by_side(
     return losses_E.detach(), dict(zip(leaves, gradients, strict=True))
 
 
-@dataclass(frozen=True)
 class Passes:
-    """How a run computes gradients that it matches or unrolls (`Task.passes`); None leaves it to autograd."""
+    """How a condensation computes what it asks of its network: compiled where that pays for a run of its length, in
+    half precision where the runtime has that, and plainly otherwise.
 
-    first_order: Pass | None = None
-    second_order: Callable | None = None
-    """A pure function of the loop's own that takes a derivative of such gradients."""
-    half: bool = False
-    """Whether gradients that are taken of all classes at once, which neither of these does, are in bfloat16."""
+    An objective asks for what it needs by what it is (the gradient of real images, a pure function that holds a
+    derivative of a derivative); the algorithm box of a method never says how.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime | None = None,
+        image_shape: tuple[int, int, int] = (0, 0, 0),
+        forward: float = 0.0,
+        trained: float = 0.0,
+        matched: float = 0.0,
+        training: float = 0.0,
+        microbatch: int | None = None,
+        batched: bool | None = None,
+    ) -> None:
+        """Without a runtime everything is eager and in float32: the oracle.
+
+        forward, trained, matched: images that the whole run shows a network, by what is done with them (see `Work`);
+        training: of those trained on, the ones between its steps. microbatch: real images of a class that go through a
+        network at once; None is all. batched: whether classes are taken side by side; None is as the runtime says.
+        """
+        self.runtime, self.image_shape, self.microbatch = runtime, image_shape, microbatch
+        self.shown = {"forward": forward, "trained": trained, "matched": matched, "training": training}
+        self.batched = batched if batched is not None else bool(runtime and runtime.batched)
+        self.half = bool(runtime) and eagerly_half(runtime)
+        """Whether gradients of all classes side by side, which nothing compiles, are in bfloat16."""
+        self._made: dict[tuple, Callable | None] = {}
 
     def gradients(
-        self, network: Network, parameters: dict[str, Tensor], images_NCHW: Tensor, labels_N: Tensor
+        self,
+        network: Network,
+        parameters: dict[str, Tensor],
+        images_NCHW: Tensor,
+        labels_N: Tensor,
+        exact: bool = False,
     ) -> dict[str, Tensor]:
-        """Of the cross-entropy of a batch in the parameters, by name, without a graph."""
-        first_order = self.first_order or partial(by_autograd, network, half=False)
+        """Of the cross-entropy of a batch in the parameters, by name, without a graph.
+
+        exact: in float32 whatever the precision of the runtime, for what is differentiated again. The gradient of real
+        images is not, and may go without.
+        """
+        kind = ("exact", "matched") if exact else ("real", "trained")
+        first_order = self._once(kind[0], network, lambda: self._first_order(network, kind[1], exact))
         partners_N = labels_N.clone()  # one tensor twice would be compiled as another version
         _, gradients = first_order(parameters, images_NCHW, labels_N, partners_N, images_NCHW.new_ones(()))
         return {name: gradients[name] for name in parameters}
 
+    def training(self, network: Network) -> Pass:
+        """The pass by which the network is trained between the steps."""
+        return self._once("training", network, lambda: self._first_order(network, "training", False))
+
+    def forward(self, function: Forward, network: Network) -> Callable[[Tensor], Any]:
+        """`function` of the network without a graph."""
+        if self.runtime is None:
+            return partial(without_graph, function, network, half=False)
+        shape, images, runtime = self.image_shape, self.shown["forward"], self.runtime
+        return self._once(function, network, lambda: forward_pass(function, network, shape, images, runtime))
+
+    def second_order(self, function: Callable, network: Network) -> Callable | None:
+        """`function(network, ...)`, pure and with a derivative of a derivative inside, compiled whole in float32; None
+        where autograd does the same as fast."""
+        if self.runtime is None:
+            return None
+        shape, images, runtime = self.image_shape, self.shown["matched"], precise(self.runtime)
+        return self._once(function, network, lambda: second_order_pass(function, network, shape, images, runtime))
+
+    def _first_order(self, network: Network, shown: str, exact: bool) -> Pass:
+        if self.runtime is None:
+            return partial(by_autograd, network, half=False)
+        runtime = precise(self.runtime) if exact else self.runtime
+        return first_order_pass(network, self.image_shape, self.shown[shown], runtime)
+
+    def _once(self, what: Any, network: Network, make: Callable[[], Any]) -> Any:
+        if (what, network) not in self._made:
+            self._made[what, network] = make()
+        return self._made[what, network]
+
+
+def precise(runtime: Runtime) -> Runtime:
+    """The runtime, in float32 where it has bfloat16."""
+    return dataclasses.replace(runtime, precision="float32") if runtime.precision == "bf16" else runtime
+
 
 EAGER = Passes()
+"""The oracle: everything plainly, one class after the other."""
 
 
 def is_compiled(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> bool:

@@ -56,7 +56,7 @@ class Unroll:
     ) -> None:
         """`through_weights` False drops what a step's images do to the gradients of all later steps: the approximation
         of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll. `passes`: how the
-        gradient of a step and `adjoint_of_gradient` are computed."""
+        gradient of a step and its adjoint are computed."""
         self.network, self.batch, self.steps, self.momentum = network, batch, steps, momentum
         self.through_weights, self.passes = through_weights, passes
         self._weights: list[Tensor] = []
@@ -99,7 +99,9 @@ class Unroll:
 
     def _gradient(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Of a step, [P]."""
-        return flatten(self.passes.gradients(self.network, unflatten(weights, self.network), images, labels))
+        return flatten(
+            self.passes.gradients(self.network, unflatten(weights, self.network), images, labels, exact=True)
+        )
 
     def _loss(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -111,8 +113,9 @@ class Unroll:
         with torch.enable_grad():
             images, labels = self.batch(step)
         # Cut at the images: the network's graph is gone before the decoder's is walked.
-        if self.passes.second_order and images.requires_grad and self.through_weights:
-            to_weights, to_images = self.passes.second_order(weights, images.detach(), labels, cotangent)
+        whole = self.passes.second_order(adjoint_of_gradient, self.network)
+        if whole and images.requires_grad and self.through_weights:
+            to_weights, to_images = whole(weights, images.detach(), labels, cotangent)
             images.backward(to_images)
             return to_weights
         seen, leaf = images.detach().requires_grad_(images.requires_grad), weights.requires_grad_()

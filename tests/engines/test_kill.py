@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from benchmark.grid import registry
 from benchmark.store.folder import Store
-from tests.short import short_settings, smallest_ipc
+from tests.short import scaled_settings, short_settings, smallest_ipc
 
 pytestmark = pytest.mark.slow  # programs are started again and again
 
@@ -188,7 +188,7 @@ def short_grid(name: str, digits) -> list[str]:
     """One cell of a method that takes moments, as arguments."""
     method = registry.get(name)
     ipc = smallest_ipc(method, digits.spec, **short_settings(method))
-    own = dict.fromkeys(method.scaled, 6) | short_settings(method)
+    own = scaled_settings(method, 6) | short_settings(method)
     settings = [f"{name}.{key}={str(value).lower()}" for key, value in own.items()]
     return ["--methods", name, "--ipc", str(ipc), "--nets", "2", *(["--set", *settings] if settings else [])]
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmark import cli
 from benchmark.engines.serial import StopSignal
+from benchmark.grid import registry
 from benchmark.grid.memory import condensing_bytes
 from benchmark.store.folder import Store
 from benchmark.testing import short_job
@@ -287,7 +288,8 @@ def test_what_cells_take_of_a_cluster(digits):
 def test_a_cell_asks_for_its_share_of_a_gpu(digits):
     job = short_job(Random, digits)
     with_gpu = ray_cluster.Cluster("cuda", "float32", nodes=1, cores=1, slots=1, limit=None, gpu_bytes=80 * 2**30)
-    needed = condensing_bytes(job, digits.spec)
+    cost = registry.build(job.cell).cost(digits.spec, job.cell.budget_on(digits.spec))
+    needed = condensing_bytes(job, digits.spec, cost)
     asked = with_gpu.resources(needed)
     assert asked["num_cpus"] == 1
     assert 0 < asked["num_gpus"] < 0.1

@@ -6,15 +6,13 @@ import math
 import pytest
 
 from benchmark.cli.options import Options, grid_of
-from benchmark.condensation.method import Work
-from benchmark.containers.budget import Budget
+from benchmark.condensation.cost import Cost, LoopCost, Work
 from benchmark.grid import registry
 from benchmark.grid.hours import (
     EVALUATION,
     EXPERT,
     MeasuredUnit,
     Speed,
-    condensing_flops,
     estimate_seconds,
     measured_units,
     scoring_flops,
@@ -23,6 +21,15 @@ from benchmark.grid.hours import (
 )
 from benchmark.store.cells import Job
 from benchmark.testing import short_job
+
+
+def cost_of(job, spec):
+    return registry.build(job.cell).cost(spec, job.cell.budget_on(spec))
+
+
+def condensing_flops(cost, spec):
+    """(Without the experts, of training those.)"""
+    return work_flops(cost.without_experts(), spec), work_flops(Work(experts=cost.work.experts), spec)
 
 
 def unit(name, ipc, rate):
@@ -39,20 +46,20 @@ def measured(*units):
 @pytest.fixture
 def dm(digits):
     job = short_job(registry.get("dm"), digits, 10)
-    return digits.spec, Budget(10, digits.spec.classes, digits.spec.image_shape), job
+    return digits.spec, job, cost_of(job, digits.spec)
 
 
 def test_without_measurements_the_probe_counts_for_all(dm):
-    spec, budget, job = dm
-    flops = sum(condensing_flops(spec, budget, job)) + scoring_flops(spec, budget, job)
+    spec, job, cost = dm
+    flops = sum(condensing_flops(cost, spec)) + scoring_flops(spec, job, 100)
     assert estimate_seconds(*dm, Speed(lambda: 1e9)) == pytest.approx(flops / 1e9)
     assert estimate_seconds(*dm, Speed(lambda: None)) is None
-    assert estimate_seconds(spec, budget, Job(job.cell, ()), Speed(lambda: 1e9)) < flops / 1e9
+    assert estimate_seconds(spec, Job(job.cell, ()), cost, Speed(lambda: 1e9)) < flops / 1e9
 
 
 @pytest.mark.parametrize("objective", ["", "dm"])
 def test_pruning_and_a_pilot_count_whichever_loop_it_is(digits, objective, tmp_path):
-    spec, method = digits.spec, registry.get("hmn")
+    spec = digits.spec
 
     def job(**settings):
         overrides = {"hmn": settings | ({"objective": objective} if objective else {})}
@@ -60,16 +67,15 @@ def test_pruning_and_a_pilot_count_whichever_loop_it_is(digits, objective, tmp_p
         return dataclasses.replace(grid, overrides=overrides).jobs()[0]
 
     def flops(**settings):
-        asked = job(**settings)
-        return condensing_flops(spec, asked.cell.budget_on(spec), asked)[0]
+        return condensing_flops(cost_of(job(**settings), spec), spec)[0]
 
     training = work_flops(Work(trained=60 * 256), spec)  # of 640 or 720 images
     assert flops(beta="0.4", aum_steps=120) - flops(beta="0.4", aum_steps=60) == pytest.approx(training)
     assert flops(aum_steps=60) - flops(beta="0.4", aum_steps=60) == pytest.approx(3 * training)
-    cell = job().cell
-    (name, values), budget = cell.loop, cell.budget_on(spec)
-    loop = work_flops(registry.get(name).work(registry.get(name).Hyper(**values), spec, budget), spec)
-    again = method.starting(method.Hyper(**cell.hyper), spec, budget) + loop + training
+    name, values = job().cell.loop
+    owner = registry.get(name)
+    loop = owner.Loop(owner.Hyper(**values)).cost(spec, 72).work  # on the images of a class over budget
+    again = work_flops(cost_of(job(), spec).before + loop, spec) + training
     assert flops(split="pilot") - flops() == pytest.approx(again)
 
 
@@ -80,7 +86,8 @@ def test_measured_steps_of_the_nearest_size_count(dm):
     def probe():
         raise AssertionError("nothing is to be tried out")
 
-    expected = sum(condensing_flops(*dm)) / 4e9 + scoring_flops(*dm) / 2e9
+    spec, job, cost = dm
+    expected = sum(condensing_flops(cost, spec)) / 4e9 + scoring_flops(spec, job, 100) / 2e9
     assert estimate_seconds(*dm, Speed(probe, units)) == pytest.approx(expected)
     other = [dataclasses.replace(entry, dataset="CIFAR-10") for entry in units]
     assert estimate_seconds(*dm, Speed(lambda: 1e9, other)) == estimate_seconds(*dm, Speed(lambda: 1e9))
@@ -104,27 +111,38 @@ def test_measurements_that_are_no_numbers_are_left_out(ipc, rate):
 
 
 def test_a_start_is_counted_under_any_loop(digits):
-    spec, budget = digits.spec, Budget(10, digits.spec.classes, digits.spec.image_shape)
+    """And the loop is counted on the images that the moved container decodes: 72 of a class, not DM's own 10."""
+    spec = digits.spec
     hmn, dm = registry.get("hmn"), registry.get("dm")
-    cell = short_job(hmn, digits, 10).cell
-    other = short_job(dm, digits, 10).cell
-    moved = dataclasses.replace(cell, objective="dm", objective_hyper=other.hyper)
-    starting = hmn.starting(hmn.Hyper(**cell.hyper), spec, budget)
-    assert starting > 0
-    loop, _ = condensing_flops(spec, budget, Job(other, ()))
-    pruning = work_flops(hmn.finishing(hmn.Hyper(**cell.hyper), spec, budget), spec)
-    assert condensing_flops(spec, budget, Job(moved, ())) == (pytest.approx(starting + loop + pruning), 0)
+    own, other = short_job(hmn, digits, 10), short_job(dm, digits, 10)
+    moved = dataclasses.replace(own.cell, objective="dm", objective_hyper=other.cell.hyper)
+    cost = cost_of(Job(moved, ()), spec)
+    assert cost.before.flops > 0 and cost.after.trained > 0
+    assert (cost.before, cost.after) == (cost_of(own, spec).before, cost_of(own, spec).after)
+    assert hmn(hmn.Hyper(**own.cell.hyper)).sizes(spec, own.cell.budget_on(spec)) == (64, 72)
+    loop = Work(forward=3 * 10 * 64, trained=3 * 10 * 72)  # three steps, 64 real images of each class
+    assert cost.loop.work == loop
+    around = cost.before.flops + work_flops(cost.after, spec)
+    assert condensing_flops(cost, spec) == (pytest.approx(around + work_flops(loop, spec)), 0)
+
+
+def test_all_parts_of_a_cost_add_up():
+    loop = LoopCost(10, Work(forward=3, matched=2), between=Work(trained=7), before=Work(experts=100))
+    assert loop.work == Work(forward=30, trained=7, matched=20, experts=100)
+    cost = Cost(1, 1, loop, loops=2, before=Work(flops=5), after=Work(trained=1))
+    assert cost.work == Work(forward=60, trained=15, matched=40, experts=200, flops=10)  # a pilot's are of other images
+    assert cost.without_experts() == dataclasses.replace(cost.work, experts=0)
 
 
 @pytest.mark.parametrize("name", ["mtt", "haba"])
 def test_experts_have_a_speed_of_their_own(name, digits):
-    spec, budget = digits.spec, Budget(10, digits.spec.classes, digits.spec.image_shape)
-    job = Job(short_job(registry.get(name), digits, 10).cell, ())
-    loop, experts = condensing_flops(spec, budget, job)
+    spec, job = digits.spec, Job(short_job(registry.get(name), digits, 10).cell, ())
+    cost = cost_of(job, spec)
+    loop, experts = condensing_flops(cost, spec)
     epochs = registry.get(name).Hyper(**job.cell.hyper).expert_length
     assert experts == work_flops(Work(trained=job.cell.hyper["experts"] * epochs * len(digits.train)), spec)
     units = [MeasuredUnit(name, spec.title, 10, 1e9), MeasuredUnit(EXPERT, spec.title, 1, 4e9)]
-    assert estimate_seconds(spec, budget, job, Speed(lambda: None, units)) == pytest.approx(loop / 1e9 + experts / 4e9)
+    assert estimate_seconds(spec, job, cost, Speed(lambda: None, units)) == pytest.approx(loop / 1e9 + experts / 4e9)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +150,13 @@ def test_experts_have_a_speed_of_their_own(name, digits):
 )
 def test_evaluations_have_the_speed_of_as_many_images(name, ipc, nearest, digits):
     """IDC decodes four from each it stores."""
-    spec, budget = digits.spec, Budget(ipc, digits.spec.classes, digits.spec.image_shape)
-    job = short_job(registry.get(name), digits, ipc)
-    scoring = scoring_flops(spec, budget, job)
+    spec, job = digits.spec, short_job(registry.get(name), digits, ipc)
+    cost = cost_of(job, spec)
+    assert cost.images == {"whole": 0, "random": 10, "idc": 40 * ipc}[name]
+    scoring = scoring_flops(spec, job, cost.images)
     loop = [MeasuredUnit(name, spec.title, 1, math.inf)]  # takes no time
     units = [MeasuredUnit(EVALUATION, spec.title, size, 1e9 * size) for size in (1, 4, 50)]
-    assert estimate_seconds(spec, budget, job, Speed(lambda: None, loop + units)) == scoring / (1e9 * nearest)
+    assert estimate_seconds(spec, job, cost, Speed(lambda: None, loop + units)) == scoring / (1e9 * nearest)
 
 
 @pytest.mark.parametrize(

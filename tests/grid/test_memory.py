@@ -32,6 +32,18 @@ from methods.random import Random
 CIFAR = data.spec("cifar10", Path())
 
 
+def cost_of(job, spec):
+    return registry.build(job.cell).cost(spec, job.cell.budget_on(spec))
+
+
+def on_gpu(job, spec):
+    return predicted_bytes(job, spec, cost_of(job, spec))
+
+
+def on_cpu(job, spec, process=None):
+    return predicted_bytes_on_cpu(job, spec, cost_of(job, spec), process)
+
+
 @pytest.fixture
 def like_cifar(digits):
     """CIFAR-10, without its images."""
@@ -50,7 +62,7 @@ def test_kept_activations_are_what_autograd_keeps():
 
 def test_second_order_takes_more_than_first_and_a_coreset_least(like_cifar):
     needed = [
-        predicted_bytes(short_job(method, like_cifar, 10, **settings), CIFAR)
+        on_gpu(short_job(method, like_cifar, 10, **settings), CIFAR)
         for method, settings in ((Random, {}), (DM, {"iterations": 1000}), (DC, {"iterations": 1000}))
     ]
     assert needed == sorted(needed)
@@ -64,7 +76,7 @@ def test_it_grows_with_the_networks_trained_at_once(like_cifar):
     sizes = []
     for network, nets in (("convnet", 1), ("convnet", 10), ("resnet18", 10)):
         asked = dataclasses.replace(evaluation, network=network, nets=nets)
-        sizes.append(predicted_bytes(dataclasses.replace(job, evaluations=(asked,)), CIFAR))
+        sizes.append(on_gpu(dataclasses.replace(job, evaluations=(asked,)), CIFAR))
     assert sizes[0] < sizes[1] < sizes[2]
 
 
@@ -114,7 +126,7 @@ def test_as_many_networks_as_fit_are_trained_at_once(like_cifar, network, gib):
     together = footprint.trained_at_once(asked, 500, CIFAR, gib * 2**30)
 
     def needed(nets):
-        return memory.scoring_bytes(job, dataclasses.replace(asked, nets=nets), CIFAR)
+        return memory.scoring_bytes(dataclasses.replace(asked, nets=nets), CIFAR, 500)
 
     assert together == 1 or needed(together) <= 0.9 * gib * 2**30
     assert needed(together + 1) > 0.9 * gib * 2**30
@@ -122,7 +134,7 @@ def test_as_many_networks_as_fit_are_trained_at_once(like_cifar, network, gib):
 
 
 def test_small_images_take_little(digits):
-    assert predicted_bytes(short_job(DC, digits, 10), digits.spec) < 2 * 2**30
+    assert on_gpu(short_job(DC, digits, 10), digits.spec) < 2 * 2**30
 
 
 def test_the_share_of_a_gpu():
@@ -136,7 +148,7 @@ def test_the_share_of_a_gpu():
 
 def test_a_microbatch_takes_less_where_real_images_are_trained_on(like_cifar):
     job = short_job(DC, like_cifar, 1, iterations=1000)
-    assert predicted_bytes(dataclasses.replace(job, microbatch=16), CIFAR) < predicted_bytes(job, CIFAR)
+    assert on_gpu(dataclasses.replace(job, microbatch=16), CIFAR) < on_gpu(job, CIFAR)
 
 
 def test_specs_know_how_many_images_there_are(digits):
@@ -163,22 +175,22 @@ def test_on_a_cpu_it_is_about_what_was_measured(name, ipc, schedule, tmp_path):
     job = Job(dataclasses.replace(job.cell, hyper=short), ())
     before, loaded = 705, footprint.dataset_bytes(CIFAR) / MIB
     process = before * MIB - memory.LATER
-    predicted = predicted_bytes_on_cpu(job, CIFAR, process) / MIB
+    predicted = on_cpu(job, CIFAR, process) / MIB
     assert predicted == pytest.approx(before + loaded + MEASURED[name, ipc], rel=0.3)
 
 
 def test_on_a_cpu_an_evaluation_counts_and_a_microbatch_takes_less(like_cifar):
     job = short_job(DC, like_cifar, 1, batch_real=256)
-    whole = predicted_bytes_on_cpu(job, CIFAR)
-    assert predicted_bytes_on_cpu(dataclasses.replace(job, microbatch=16), CIFAR) < whole
+    whole = on_cpu(job, CIFAR)
+    assert on_cpu(dataclasses.replace(job, microbatch=16), CIFAR) < whole
     standing = memory.PROCESS + memory.LATER + footprint.dataset_bytes(CIFAR)
-    assert standing < predicted_bytes_on_cpu(short_job(Random, like_cifar), CIFAR) < whole
+    assert standing < on_cpu(short_job(Random, like_cifar), CIFAR) < whole
 
 
 @pytest.mark.parametrize(("name", "ipc", "recorded"), [("random", 10, 873), ("dsa", 10, 880), ("mtt", 10, 898)])
 def test_on_a_cpu_small_images_take_what_a_process_does(name, ipc, recorded, digits):
     """Recorded: MiB of whole cells on digits by a process that had 609 when it planned."""
-    predicted = predicted_bytes_on_cpu(short_job(registry.get(name), digits, ipc), digits.spec, 609 * MIB) / MIB
+    predicted = on_cpu(short_job(registry.get(name), digits, ipc), digits.spec, 609 * MIB) / MIB
     assert predicted == pytest.approx(recorded, rel=0.1)
 
 
@@ -188,18 +200,18 @@ def test_on_a_cpu_only_experts_add_to_it_with_a_run_s_length(name, tmp_path):
     for schedule in ("0.1", "paper"):
         options = Options(methods=(name,), datasets=("cifar10",), ipc=(10,), schedule=schedule)
         job = grid_of(options, tmp_path).jobs()[0]
-        found.append(memory.condensing_bytes_on_cpu(job, CIFAR))
+        found.append(memory.condensing_bytes_on_cpu(job, CIFAR, cost_of(job, CIFAR)))
     assert found[0] <= found[1] < 5 * 2**30
     assert found[0] == found[1] or "experts" in job.cell.hyper
 
 
 def test_on_a_cpu_a_whitening_counts(tmp_path):
     """It is fitted to all training images at once: 1.2 GB of CIFAR-10."""
-    job = grid_of(Options(methods=("mtt",), datasets=("tiny-imagenet",), ipc=(1,)), tmp_path).jobs()[0]
+    plain = grid_of(Options(methods=("mtt",), datasets=("tiny-imagenet",), ipc=(1,)), tmp_path).jobs()[0]
     tiny = data.spec("tiny-imagenet", Path())
-    white = dataclasses.replace(job.cell, hyper=job.cell.hyper | {"zca": True})
-    more = memory.condensing_bytes_on_cpu(Job(white, ()), tiny)
-    assert more == 8 * tiny.train_images * tiny.pixels > memory.condensing_bytes_on_cpu(job, tiny)
+    white = Job(dataclasses.replace(plain.cell, hyper=plain.cell.hyper | {"zca": True}), ())
+    less, more = (memory.condensing_bytes_on_cpu(job, tiny, cost_of(job, tiny)) for job in (plain, white))
+    assert more == 8 * tiny.train_images * tiny.pixels > less
 
 
 @pytest.mark.parametrize("gpu", [True, False])

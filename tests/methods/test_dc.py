@@ -32,14 +32,14 @@ def test_agrees_with_the_reference(runtime, init):
 
 def test_no_training_behind_the_last_image_step_of_a_network(monkeypatch):
     calls = []
-    monkeypatch.setattr("methods.dc.train_epochs", lambda *args, **kwargs: calls.append(args[4]))
+    monkeypatch.setattr("benchmark.condensation.task.train_epochs", lambda *args, **kwargs: calls.append(args[4]))
     condense(DC(HYPER), toy_task())
     assert calls == [HYPER.inner_epochs] * (HYPER.outer_loop - 1) * HYPER.iterations
 
 
 def test_only_the_images_move_by_the_matching_loss(monkeypatch):
     """The network's own parameters change in the inner training alone."""
-    monkeypatch.setattr("methods.dc.train_epochs", lambda *args, **kwargs: None)
+    monkeypatch.setattr("benchmark.condensation.task.train_epochs", lambda *args, **kwargs: None)
     seen = []
     step = type(toy_task()).step
 

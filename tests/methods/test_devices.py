@@ -8,13 +8,13 @@ import torch
 
 from benchmark import networks
 from benchmark.condensation import experts
-from benchmark.condensation.method import Schedule
+from benchmark.condensation.settings import Schedule
 from benchmark.containers.budget import Budget
 from benchmark.grid import registry
 from benchmark.system.runtime import Runtime
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Ensemble, Training, TrainingSet, accuracies
-from tests.short import short_settings, smallest_ipc
+from tests.short import scaled_settings, short_settings, smallest_ipc
 from tests.toy_task import BATCHED, Losses, float64, toy_task
 
 LOOPS = ("dc", "dsa", "dm", "cafe", "cafe-dsa", "mtt", "idc", "idc-i", "haba", "linba", "hmn")
@@ -33,7 +33,7 @@ def oracle(fast: Runtime) -> Runtime:
 def condense(name, runtime):
     """(losses, images [N, C, H, W]) of ten steps or more."""
     method, task = registry.get(name), toy_task(counts=(12, 10, 11), runtime=runtime)
-    settings = dict.fromkeys(method.scaled, STEPS) | short_settings(method) | {"experts": 1}
+    settings = scaled_settings(method, STEPS) | short_settings(method) | {"experts": 1}
     settings = {field: value for field, value in settings.items() if field in method.Hyper.__dataclass_fields__}
     ipc = smallest_ipc(method, task.spec, **short_settings(method))
     task = dataclasses.replace(task, budget=Budget(ipc, task.classes, task.spec.image_shape))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmark import data, networks
-from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.hallucinated import Hallucinated, HallucinatedLayout
@@ -20,9 +20,9 @@ from benchmark.testing import check_method
 from benchmark.training.recipes import Recipe, unified
 from benchmark.training.trainer import Ensemble, Training
 from benchmark.training.training_set import training_set
-from methods.dm import DM, DMHyper
-from methods.haba import Critic, HaBa, HaBaHyper
-from methods.mtt import MTT, MTTHyper
+from methods.dm import DM, DMHyper, DMLoop
+from methods.haba import Critic, HaBa, HaBaHyper, HaBaLoop
+from methods.mtt import MTT, MTTHyper, MTTLoop
 from tests.methods.reference_haba import NAMES, contrastive, haba, hallucinate
 from tests.toy_task import LOOP, float64, toy_task
 
@@ -195,7 +195,7 @@ def test_agrees_with_the_reference(ipc, counts, changes, narrow, tmp_path):
         hyper = dataclasses.replace(HYPER, **changes)
         task, twin = (dataclasses.replace(toy_task(ipc, counts), cache=tmp_path) for _ in range(2))
         begin = HaBa(hyper).start(toy_task(ipc, counts), Run())
-        layout = HaBa.layout(hyper, task.budget)
+        layout = HaBa(hyper).layout(task.budget)
         assert layout.half_maps == (layout.half == 1) == (ipc == 1)
         container = HaBa(hyper).condense(task, Run())
         bases, named, alpha = haba(
@@ -237,7 +237,7 @@ def test_a_student_step_sees_all_bases_through_one_hallucinator(narrow, monkeypa
     task = toy_task(ipc=3)
     container = HaBa(HYPER).start(task, Run())
     hyper = dataclasses.replace(HYPER, syn_steps=40)
-    count, decode = HaBa(hyper)._decoder(container, task)
+    count, decode = HaBaLoop(hyper).decoder(container, task)
     assert count == container.classes * container.bases
     every = container.images().unflatten(0, (count, container.variants))
     seen = set()
@@ -255,7 +255,7 @@ def test_published_settings(row):
     spec, ipc = data.spec(DATASETS[row["dataset"]], Path()), int(row["ipc"])
     hyper = HaBa.hyper_parameters(spec, ipc, Schedule.parse("paper"))
     budget = Budget(ipc, spec.classes, spec.image_shape, row["variant"])
-    layout = HaBa.layout(hyper, budget)
+    layout, cost = HaBa(hyper).layout(budget), HaBa(hyper).cost(spec, budget)
     maps = "half" if layout.half_maps else "full"
     assert row["container"] == (
         f"bases_full={layout.full}; bases_half={layout.half}; hallucinators={layout.hallucinators}; maps={maps}"
@@ -263,9 +263,9 @@ def test_published_settings(row):
     assert row["inner"] == (
         f"syn_steps={hyper.syn_steps}; expert_epochs={hyper.expert_epochs}; max_start_epoch={hyper.max_start_epoch}"
     )
-    assert int(row["stored_floats"]) == HaBa.storage(hyper, spec, budget)
+    assert int(row["stored_floats"]) == cost.floats
     assert int(row["budget_floats"]) == budget.floats
-    assert int(row["decoded_per_class"]) == layout.per_class
+    assert int(row["decoded_per_class"]) == layout.per_class == cost.images / spec.classes
     for column, value in {
         "outer_its": hyper.iterations, "lr_img": hyper.lr_img, "mom_img": hyper.mom_img, "lr_lr": hyper.lr_lr,
         "alpha0": hyper.alpha0, "lr_net": hyper.lr_net, "batch_real": hyper.batch_real, "zca": hyper.zca,
@@ -276,7 +276,7 @@ def test_published_settings(row):
     assert f"{said} and floor 1e-3" in row["note"]
     assert (hyper.alpha_floor, hyper.alpha_param, hyper.batch_standardise) == (1e-3, "plain", "none")
     assert (hyper.init, row["init"]) == ("real", "random real")
-    recipe = HaBa.native_recipe(hyper, spec, ipc)
+    recipe = HaBa(hyper).native_recipe(spec, ipc)
     assert row["eval"].startswith(
         f"epochs={recipe.epochs}; batch={recipe.batch}; lr=learned alpha; drop=x0.1 after epoch index E//2+1; wd=5e-4; "
         "aug=dsa; one random hallucinator per image per epoch"
@@ -288,10 +288,12 @@ def test_published_settings(row):
 def test_standardised_batches_are_an_option_of_training_and_experts():
     spec = data.spec("cifar10", Path())
     hyper = HaBaHyper(batch_standardise="train")
-    assert HaBa.native_recipe(hyper, spec, 1).standardise
-    assert HaBa(hyper).expert_recipe().standardise
-    assert not HaBa(HaBaHyper()).expert_recipe().standardise
-    assert HaBa(HaBaHyper()).expert_recipe() == MTT(MTTHyper()).expert_recipe(), "experts are shared with MTT"
+    assert HaBa(hyper).native_recipe(spec, 1).standardise
+    assert HaBa(hyper).loop.expert_recipe().standardise
+    assert not HaBa(HaBaHyper()).loop.expert_recipe().standardise
+    assert HaBa(HaBaHyper()).prerequisites() == MTT(MTTHyper()).prerequisites(), "experts are shared with MTT"
+    assert HaBa(HaBaHyper()).prerequisites()[0].identity() == MTT(MTTHyper()).prerequisites()[0].identity()
+    assert HaBa(hyper).prerequisites()[0].identity() != MTT(MTTHyper()).prerequisites()[0].identity()
 
 
 def native_training(container, seeds=(1, 2), **changes):
@@ -349,14 +351,14 @@ def test_a_standardised_batch_has_mean_0_and_deviation_1(narrow):
 
 def test_other_loops_move_it_and_it_moves_other_containers(narrow, tmp_path):
     begin = HaBa(HYPER).start(toy_task(ipc=3), Run())
-    moved = HaBa(HYPER, DM(DMHyper(iterations=2, batch_real=4))).condense(toy_task(ipc=3), Run())
+    moved = HaBa(HYPER, DMLoop(DMHyper(iterations=2, batch_real=4))).condense(toy_task(ipc=3), Run())
     for name in ("bases_full", *NAMES):
         assert not torch.equal(getattr(moved, name), getattr(begin, name)), name
     short = dataclasses.replace(HYPER, iterations=2)
     task = partial(dataclasses.replace, toy_task(ipc=3), cache=tmp_path)
-    by_mtt = HaBa(short, MTT(MTTHyper(**{f.name: getattr(short, f.name) for f in dataclasses.fields(MTTHyper)})))
+    by_mtt = HaBa(short, MTTLoop(MTTHyper(**{f.name: getattr(short, f.name) for f in dataclasses.fields(MTTHyper)})))
     assert not torch.equal(by_mtt.condense(task(), Run()).bases_full, begin.bases_full)
-    pixels = DM(DMHyper(), HaBa(short)).condense(task(), Run())
+    pixels = DM(DMHyper(), HaBaLoop(short)).condense(task(), Run())
     assert not torch.equal(pixels.pixels, DM(DMHyper()).start(toy_task(ipc=3), Run()).pixels)
     assert pixels.learned_lr is not None
 

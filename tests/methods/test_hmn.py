@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from benchmark import data
-from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Prefixed, Run
+from benchmark.condensation.settings import Schedule
 from benchmark.condensation.warm_start import FITTING_COST
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
@@ -26,8 +26,8 @@ from benchmark.system.errors import BudgetError, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.recipes import unified
 from benchmark.training.row_adam import RowAdam
-from methods.hmn import HMN, HMNHyper, HMNNoPrune, HMNRandom
-from methods.linba import LinBa
+from methods.hmn import HMN, HMNHyper, HMNLoop, HMNNoPrune, HMNRandom
+from methods.linba import LinBaLoop
 from tests.methods import reference_hmn
 from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
@@ -116,8 +116,10 @@ def test_every_total_of_the_table(row):
     assert budget.floats == floats
     spec = spec_of(shape, classes)
     hyper = HMN.hyper_parameters(spec, ipc, PAPER)
-    assert HMN.sizes(hyper, spec, budget) == (final, start)
-    assert HMN.storage(hyper, spec, budget) == stored <= floats
+    assert HMN(hyper).sizes(spec, budget) == (final, start)
+    cost = HMN(hyper).cost(spec, budget)
+    assert (cost.floats, cost.images) == (stored, classes * final)
+    assert stored <= floats
     with torch.device("meta"):
         channels = layout.dataset_channels, layout.class_channels, layout.instance_channels
         container = Hierarchical(classes, final, list(shape), *channels, list(layout.hidden))
@@ -135,7 +137,7 @@ def test_the_table_is_complete():
 def test_the_named_alternative_decoder(ipc, floats, expected):
     spec = spec_of((3, 32, 32), 100)
     hyper = HMN.hyper_parameters(spec, ipc, PAPER, parse_overrides(["hmn.hidden=40-24"])["hmn"])
-    assert HMN.sizes(hyper, spec, Budget(ipc, 100, (3, 32, 32)))[0] == expected
+    assert HMN(hyper).sizes(spec, Budget(ipc, 100, (3, 32, 32)))[0] == expected
     assert Budget(ipc, 100, (3, 32, 32)).floats == floats
 
 
@@ -158,7 +160,7 @@ def test_the_rule_fits_or_refuses_every_cell():
         spec, budget, layout = spec_of(shape, classes), Budget(ipc, classes, shape), layout_for(classes, shape, ipc)
         hyper = HMN.hyper_parameters(spec, ipc, PAPER)
         try:
-            final, start = HMN.sizes(hyper, spec, budget)
+            final, start = HMN(hyper).sizes(spec, budget)
         except BudgetError:
             assert layout.floats(2, classes, shape) > budget.floats
             refused += 1
@@ -174,7 +176,7 @@ def test_a_budget_of_less_than_two_images_per_class_is_too_small():
     spec = spec_of((1, 8, 8), 2)  # two classes share 128 floats, of which the decoder alone takes more
     hyper = HMN.hyper_parameters(spec, 1, PAPER)
     with pytest.raises(BudgetError, match=r"needs \d+ floats for 2 images per class"):
-        HMN.storage(hyper, spec, Budget(1, 2, (1, 8, 8)))
+        HMN(hyper).cost(spec, Budget(1, 2, (1, 8, 8)))
     with pytest.raises(BudgetError):
         HMN(hyper).start(toy_task(ipc=1, counts=(5, 5), shape=(1, 8, 8)), Run())
 
@@ -183,7 +185,7 @@ def test_a_budget_of_less_than_two_images_per_class_is_too_small():
 def test_widths_that_are_none(hidden):
     hyper = dataclasses.replace(TOY, hidden=hidden)
     with pytest.raises(ValueError, match="write widths such as 16-8"):
-        HMN.storage(hyper, spec_of((3, 8, 8), 3), Budget(2, 3, (3, 8, 8)))
+        HMN(hyper).cost(spec_of((3, 8, 8), 3), Budget(2, 3, (3, 8, 8)))
 
 
 # -- the container --------------------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ def test_agrees_with_the_reference(runtime, settings):
     container = method.start(task, run)
     images, sides = container.per_class, tuple(container.dataset_memory.shape[1:])
     assert images > hyper.batch_syn
-    method.move(container, method.optimiser(container), task, run)
+    method.loop.drive(container, method.optimiser(container), task, run)
     expected = state_of(reference_hmn.hmn(twin, hyper, images, sides))
     first = state_of(reference_hmn.Memories(begin, hyper, images, sides))
     actual = tensors_of(container)
@@ -351,19 +353,19 @@ def test_rate_and_decay_go_by_the_size_of_the_images():
 
 
 def test_learning_rate_falls_twice():
-    method = HMN(dataclasses.replace(TOY, decay=0.5))
+    loop = HMNLoop(dataclasses.replace(TOY, decay=0.5))
     shares = (0.0, 0.59, 0.6, 0.79, 0.8, 0.99)
-    assert [method.lr_factor(share) for share in shares] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert [loop.lr_factor(share) for share in shares] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", ["dm", "dc", "idc"])
 def test_another_methods_loop_moves_the_container_with_its_own_optimiser(name):
     task, other = toy_task(), registry.get(name)
     short = {"dm": {"iterations": 2}, "dc": {"iterations": 1, "outer_loop": 2}, "idc": {"outer": 1, "passes": 2}}[name]
-    mover = other(other.Hyper(**short))
-    method, run = HMN(TOY, mover), Run()
-    assert isinstance(method.foreign_optimiser(method.start(toy_task(), Run())), RowAdam)
-    before = HMN(TOY, mover).start(toy_task(), Run())
+    loop = other.Loop(other.Hyper(**short))
+    method, run = HMN(TOY, loop), Run()
+    assert isinstance(method.optimiser(method.start(toy_task(), Run())), RowAdam)
+    before = HMN(TOY, loop).start(toy_task(), Run())
     container = method.condense(task, run)
     assert container.num_floats <= task.budget.floats
     assert torch.isfinite(container.decode()[0]).all()
@@ -389,7 +391,7 @@ def tall_task(**settings):
 def test_prunes_to_the_budget_what_double_end_says():
     task, run = tall_task(), Run()
     over = Budget(2, 3, task.spec.image_shape)
-    final, start = HMN.sizes(TOY, task.spec, over)
+    final, start = HMN(TOY).sizes(task.spec, over)
     assert start - final >= 1
     method, seen = HMN(TOY), {}
 
@@ -403,14 +405,14 @@ def test_prunes_to_the_budget_what_double_end_says():
     rows = torch.arange(3)[:, None]
     torch.testing.assert_close(container.decode_classes(), seen["images"][rows, seen["kept"]])
     assert container.per_class == final
-    assert container.num_floats == HMN.storage(TOY, task.spec, over) <= over.floats
+    assert container.num_floats == HMN(TOY).cost(task.spec, over).floats <= over.floats
     notes = run.notes
     assert (notes["gipc"], notes["gipc_over"], notes["pruned_per_class"]) == (final, start, start - final)
     assert set(notes["beta_scores"]) == {"0.0", "0.5", "1.0"}
     best = max(sum(values) for values in notes["beta_scores"].values())
     assert notes["beta"] == min(float(b) for b, values in notes["beta_scores"].items() if sum(values) == best)
     assert (notes["trainings_for_beta"], notes["trainings_for_aum"]) == (6, 1)
-    assert (notes["train_pool"], notes["beta_scored_on"]) == (33, 3)
+    assert (run.train_images, notes["beta_scored_on"]) == (33, 3)
     assert notes["split"] == "holdout"
     assert method.category == "method"
     record = describe_condensation(container, task, run, task.runtime)
@@ -429,7 +431,7 @@ def test_held_out_images_decide_beta_alone():
 
     class Watched(HMN):
         def kept(self, container, task, *arguments):
-            held_out = task.held_out
+            held_out = task.validation
             seen.append((tensors_of(container), task.train.fingerprint, held_out.fingerprint, len(held_out)))
             return super().kept(container, task, *arguments)
 
@@ -453,11 +455,11 @@ def test_pilot_freezes_beta_and_then_uses_every_training_image():
     assert pools == [(True, 33), (False, 36)]
     assert {"pilot condense", "pilot beta 0.5", "condense", "margins"} <= run.phases.keys()
     assert "beta 0.5" not in run.phases, "beta is frozen"
-    assert (run.notes["train_pool"], run.notes["trainings_for_aum"], run.notes["trainings_for_beta"]) == (36, 2, 6)
+    assert (run.train_images, run.notes["trainings_for_aum"], run.notes["trainings_for_beta"]) == (36, 2, 6)
     assert container.num_floats <= tall_task().budget.floats
     control = Run()
     HMNNoPrune(hyper).condense(tall_task(), control)
-    assert control.notes["train_pool"] == 36
+    assert control.train_images == 36
     assert "pilot condense" not in control.phases
 
 
@@ -476,8 +478,9 @@ def test_a_given_beta_is_searched_no_more():
     assert (run.notes["beta"], run.notes["trainings_for_beta"], run.notes["beta_scored_on"]) == (0.5, 0, 0)
     spec, budget = tall_task().spec, tall_task().budget
     search = len(range(0, 11, TOY.beta_stride)) * TOY.beta_nets * TOY.beta_steps
-    seen = min(unified(budget.ipc).batch, HMN.sizes(hyper, spec, budget)[0] * spec.classes)
-    assert HMN.finishing(TOY, spec, budget).trained - HMN.finishing(hyper, spec, budget).trained == search * seen
+    seen = min(unified(budget.ipc).batch, HMN(hyper).sizes(spec, budget)[0] * spec.classes)
+    searched, given = (HMN(settings).cost(spec, budget).after.trained for settings in (TOY, hyper))
+    assert searched - given == search * seen
     assert parse_overrides(["hmn.beta=0.3"]) == {"hmn": {"beta": "0.3"}}
     with pytest.raises(ValueError, match="choose from search, 0, 0.1"):
         parse_overrides(["hmn.beta=0.35"])
@@ -492,16 +495,16 @@ def test_controls():
     """At budget without pruning; over budget and random; the over-budget set itself where the budget is native."""
     spec, strict = tall_task().spec, tall_task().budget
     native = dataclasses.replace(strict, mode="native")
-    final, start = HMN.sizes(TOY, spec, strict)
-    assert HMNNoPrune.sizes(TOY, spec, strict) == (final, final)
-    assert HMNRandom.sizes(TOY, spec, strict) == HMN.sizes(TOY, spec, native) == (final, start)
-    assert HMNNoPrune.sizes(TOY, spec, native) == (start, start)
+    final, start = HMN(TOY).sizes(spec, strict)
+    assert HMNNoPrune(TOY).sizes(spec, strict) == (final, final)
+    assert HMNRandom(TOY).sizes(spec, strict) == HMN(TOY).sizes(spec, native) == (final, start)
+    assert HMNNoPrune(TOY).sizes(spec, native) == (start, start)
     run, task = Run(), tall_task()
     noprune = HMNNoPrune(TOY).condense(task, run)
     assert (noprune.per_class, run.notes["pruned_per_class"], "margins" in run.phases) == (final, 0, False)
     over = HMNNoPrune(TOY).condense(dataclasses.replace(tall_task(), budget=native), Run())
     assert (over.per_class, over.num_floats > strict.floats) == (start, True)
-    assert over.num_floats == HMNNoPrune.storage(TOY, spec, native)
+    assert over.num_floats == HMNNoPrune(TOY).cost(spec, native).floats
     run = Run()
     random = HMNRandom(TOY).condense(tall_task(), run)
     assert (random.per_class, "margins" in run.phases, "beta" in run.notes) == (final, False, False)
@@ -520,8 +523,9 @@ def test_nothing_over_budget_means_no_search():
 def test_the_selection_has_no_way_to_the_test_split():
     """What condensing is handed holds the training split alone."""
     fields = {field.name for field in dataclasses.fields(tall_task())}
-    assert fields == {"spec", "train", "held_out", "budget", "runtime", "generator", "seed", "cache", "microbatch"}
-    assert tall_task().held_out is None, "that of training images, where a loop sets one apart"
+    parts = {"spec", "train", "validation", "budget", "runtime", "generator", "seed", "cache", "microbatch", "passes"}
+    assert fields == parts
+    assert tall_task().validation is None, "that of training images, where a loop sets one apart"
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
@@ -541,8 +545,8 @@ def test_settings_of_the_listed_cells(row):
     assert widths == container["decoder"]
     assert layout.map_floats(spec.image_shape) == int(container["map"].split("x")[0]) ** 2
     budget = Budget(ipc, spec.classes, spec.image_shape)
-    assert HMN.sizes(hyper, spec, budget) == (int(container["gipc"]), int(container["gipc_over"]))
-    assert HMN.storage(hyper, spec, budget) == int(row["stored_floats"])
+    assert HMN(hyper).sizes(spec, budget) == (int(container["gipc"]), int(container["gipc_over"]))
+    assert HMN(hyper).cost(spec, budget).floats == int(row["stored_floats"])
     inner = dict(pair.strip().split("=") for pair in row["inner"].split(";"))
     assert (hyper.outer, hyper.passes) == (int(row["outer_its"]), int(inner["passes"]))
     assert (hyper.n_data, hyper.batch_net) == (int(inner["real_samples_per_pass"]), int(inner["real_batch"]))
@@ -557,7 +561,7 @@ def test_settings_of_the_listed_cells(row):
     assert hyper.strategy == row["aug"]
     assert f"metric={hyper.metric}" in row["note"]
     assert (hyper.over_budget, hyper.beta_stride, hyper.aum_nets, hyper.beta_nets) == (0.1, 1, 1, 2)
-    assert HMN.native_recipe(hyper, spec, ipc) == unified(ipc)
+    assert HMN(hyper).native_recipe(spec, ipc) == unified(ipc)
     assert f"steps={unified(ipc).steps};" in row["eval"]
 
 
@@ -577,17 +581,20 @@ def test_the_pool_is_what_the_loop_saw_where_that_holds_out_too(changes):
     """LinBa's early stop takes a tenth of what HMN leaves it."""
     task, run = tall_task(), Run()
     stopping = registry.get("linba").Hyper(iterations=1, inner_steps=1, validate_every=1, batch_real=2)
-    HMN(dataclasses.replace(TOY, **changes), LinBa(stopping)).condense(task, run)
-    left = task if changes else task.holding_out()
-    assert run.notes["train_pool"] == len(left.holding_out().train) < len(left.train) <= len(task.train)
+    HMN(dataclasses.replace(TOY, **changes), LinBaLoop(stopping)).condense(task, run)
+    left = task if changes else task.split_validation()
+    assert run.train_images == len(left.split_validation().train) < len(left.train) <= len(task.train)
 
 
 def test_experts_are_shared_only_by_those_who_condense_the_same_images():
     """Otherwise a cluster would first train experts that the cell has no use for."""
     mtt = registry.get("mtt")
-    mover = mtt(mtt.Hyper(syn_steps=1, expert_epochs=1, max_start_epoch=1))
-    assert HMN(TOY, mover).shared() is None
-    assert HMN(dataclasses.replace(TOY, beta="0.5"), mover).shared() == mover.shares() == mover.shared()
+    hyper = mtt.Hyper(syn_steps=1, expert_epochs=1, max_start_epoch=1)
+    loop, own = mtt.Loop(hyper), mtt(hyper).prerequisites()
+    assert HMN(TOY, loop).prerequisites() == ()
+    (experts,) = HMN(dataclasses.replace(TOY, beta="0.5"), loop).prerequisites()
+    assert (experts,) == loop.prerequisites() == own
+    assert experts.identity() == own[0].identity()
 
 
 def test_without_a_memory_of_the_data_set(generator):
@@ -605,14 +612,16 @@ def test_disclosed_with_every_row():
 def test_work_counts_images():
     spec = spec_of((3, 32, 32), 10)
     hyper, budget = HMN.hyper_parameters(spec, 10, PAPER), Budget(10, 10, (3, 32, 32))
-    work = HMN.work(hyper, spec, budget)
+    work = HMN(hyper).cost(spec, budget).loop.work
     assert work.matched == 2000 * 100 * 10 * 128
     assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2048  # of networks: whole batches of 64
     pilot = dataclasses.replace(hyper, split="pilot")
-    assert [HMN.loops(settings, spec, budget) for settings in (hyper, pilot)] == [1, 2]
-    assert HMN.finishing(hyper, spec, budget).trained == (11 * 2 * 6666 + 20_000) * 256
-    assert HMN.finishing(pilot, spec, budget).trained == (11 * 2 * 6666 + 2 * 20_000) * 256
-    assert HMNRandom.finishing(hyper, spec, budget).trained == 0
+    costs = [HMN(settings).cost(spec, budget) for settings in (hyper, pilot)]
+    assert [cost.loops for cost in costs] == [1, 2]
+    assert costs[0].after.trained == (11 * 2 * 6666 + 20_000) * 256
+    assert costs[1].after.trained == (11 * 2 * 6666 + 2 * 20_000) * 256
+    assert costs[1].work.matched == 2 * costs[0].work.matched == 2 * work.matched
+    assert HMNRandom(hyper).cost(spec, budget).after.trained == 0
 
 
 def test_little_is_pruned_from_and_chosen_among():
@@ -620,7 +629,7 @@ def test_little_is_pruned_from_and_chosen_among():
     spec, budget = data.spec("digits", Path()), Budget(1, 10, (1, 8, 8))
     hyper = HMN.hyper_parameters(spec, 1, QUICK)
     shown = 60 * 12 * 10 + 3 * 60 * 10 * 10
-    assert HMN.finishing(hyper, spec, budget).trained == shown
+    assert HMN(hyper).cost(spec, budget).after.trained == shown
 
 
 def test_the_plan_counts_the_warm_start_whichever_loop_follows():
@@ -629,10 +638,13 @@ def test_the_plan_counts_the_warm_start_whichever_loop_follows():
     hyper = HMN.hyper_parameters(spec, 10, QUICK, {"warm_start": 300, "batch_syn": 40})
     per_image = 2 * 16 * (10 * 4 * 2 * 2 + 4 * 1 * 4 * 4) + 2 * 4 * 8 * 2 * 2 / 72  # decoder; extractor, once a class
     shown = 300 * 2 * 40 * 10
-    assert HMN.starting(hyper, spec, budget) == pytest.approx(FITTING_COST * per_image * shown)
-    pilot = dataclasses.replace(hyper, split="pilot")
-    assert HMN.starting(pilot, spec, budget) == 2 * HMN.starting(hyper, spec, budget)
-    assert HMN.starting(dataclasses.replace(hyper, warm_start=0), spec, budget) == 0
+    changes = ({}, {"split": "pilot"}, {"warm_start": 0})
+    fit, pilot, cold = (HMN(dataclasses.replace(hyper, **change)).cost(spec, budget).work.flops for change in changes)
+    assert fit == pytest.approx(FITTING_COST * per_image * shown)
+    assert pilot == 2 * fit
+    assert cold == 0
+    idc = registry.get("idc")
+    assert HMN(hyper, idc.Loop(idc.Hyper())).cost(spec, budget).work.flops == fit
 
 
 # -- the contract, and that it learns -------------------------------------------------------------------------------

@@ -3,15 +3,18 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 
-from benchmark.condensation.method import Method, Schedule, nearest_ipc, table_dataset
+from benchmark.condensation.method import Method, nearest_ipc, table_dataset
+from benchmark.condensation.settings import Schedule, Setting
 from benchmark.containers.budget import Budget
 from benchmark.data import DatasetSpec
 from benchmark.grid import registry
+from benchmark.system.errors import CellError
 from benchmark.training.recipes import unified
+from tests.short import scaled_settings
 
 PAPER, QUICK = Schedule.parse("paper"), Schedule.parse("quick")
 SPECS = {
@@ -63,13 +66,13 @@ def test_every_default_row_is_reproduced(row):
         assert hyper.distance == "dc"
     budget = Budget(ipc, spec.classes, spec.image_shape)
     assert budget.floats == int(row["budget_floats"])
-    assert method.storage(hyper, spec, budget) == int(row["stored_floats"])
+    assert method(hyper).cost(spec, budget).floats == int(row["stored_floats"])
 
 
 @pytest.mark.parametrize("row", CELLS)
 def test_the_native_recipe_is_the_eval_column(row):
     method, spec, ipc = registry.get(row["method"]), SPECS[row["dataset"]], int(row["ipc"])
-    recipe = method.native_recipe(method.hyper_parameters(spec, ipc, PAPER), spec, ipc)
+    recipe = method(method.hyper_parameters(spec, ipc, PAPER)).native_recipe(spec, ipc)
     evaluation = pairs(row["eval"])
     assert recipe.epochs == int(evaluation["epochs"])
     assert recipe.steps is None
@@ -89,7 +92,7 @@ def test_the_native_recipe_is_the_eval_column(row):
 def test_reference_rows_have_no_protocol_of_their_own(name):
     method = registry.get(name)
     hyper = method.hyper_parameters(SPECS["CIFAR10"], 10, PAPER)
-    assert method.native_recipe(hyper, SPECS["CIFAR10"], 10) == unified(10)
+    assert method(hyper).native_recipe(SPECS["CIFAR10"], 10) == unified(10)
 
 
 @pytest.mark.parametrize("name", ["dc", "dsa"])
@@ -136,8 +139,8 @@ def test_a_tie_takes_the_smaller_ipc():
 
 @dataclass(frozen=True)
 class TabledHyper:
-    iterations: int = 400
-    expert_epochs: int = 50
+    iterations: Annotated[int, Setting(scaled=True, quick=7)] = 400
+    expert_epochs: Annotated[int, Setting(scaled=True)] = 50
     lr: float = 0.5
     size: int = 3
 
@@ -151,11 +154,9 @@ class Tabled(Method):
         for dataset, lr in (("SVHN", 0.1), ("CIFAR10", 0.2), ("CIFAR100", 0.3), ("TinyImageNet", 0.4))
         for ipc in (1, 10)
     }
-    scaled = ("iterations", "expert_epochs")
-    quick: ClassVar[dict[str, Any]] = {"iterations": 7}
 
     @classmethod
-    def adapt(cls, values, spec, ipc):
+    def adapt(cls, values, spec, ipc, schedule):
         return values | {"size": 1000 * values["size"] + ipc}
 
 
@@ -201,8 +202,13 @@ def test_every_method_has_settings_for_every_cell(name, spec):
     for ipc in (1, 3, 10, 50, 120):
         for schedule in (PAPER, QUICK, Schedule.parse("0.001")):
             hyper = method.hyper_parameters(spec, ipc, schedule)
-            assert all(getattr(hyper, field) >= 1 for field in method.scaled)
-            recipe = method.native_recipe(hyper, spec, ipc).scaled(schedule.factor, ipc * spec.classes)
+            assert all(getattr(hyper, field) >= 1 for field in scaled_settings(method, 1))
+            cell = method(hyper)
+            recipe = cell.native_recipe(spec, ipc).scaled(schedule.factor, ipc * spec.classes)
             assert recipe.total_steps(ipc * spec.classes) > 0
-            work = method.work(hyper, spec, Budget(ipc, spec.classes, spec.image_shape))
-            assert min(work.forward, work.trained, work.matched) >= 0
+            budget = Budget(ipc, spec.classes, spec.image_shape)
+            if name.startswith("fyi-") and not spec.flip:
+                with pytest.raises(CellError, match="a mirrored image shows something else"):
+                    cell.cost(spec, budget)
+                continue
+            assert min(vars(cell.cost(spec, budget).work).values()) >= 0

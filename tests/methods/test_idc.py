@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmark import data
 from benchmark.augment import Params
-from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule
 from benchmark.containers import build
 from benchmark.containers.budget import Budget
 from benchmark.containers.multi_formation import MultiFormation
@@ -19,7 +19,8 @@ from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
 from benchmark.objectives import value_and_grad
 from benchmark.objectives.gradient_matching import GradientMatching
-from methods.idc import IDC, IDCI, IDCHyper, joint_momentum
+from benchmark.training.passes import Passes
+from methods.idc import IDC, IDCI, IDCHyper, IDCLoop, joint_momentum
 from tests.methods.reference_idc import decode_class, idc, mix_start
 from tests.toy_task import BATCHED, LOOP, float64, toy_task
 
@@ -45,9 +46,9 @@ def spec_of(dataset: str) -> DatasetSpec:
 @pytest.mark.parametrize("metric", ["mse", "l1"])
 def test_golden_distance(golden, golden_convnet, metric, batched):
     vectors = golden(f"gradient_matching_idc_{metric}")
-    objective = GradientMatching(metric, batched, matched="conv")
-    chunk = len(vectors["real"]) if batched else 1
-    loss, gradient = value_and_grad(objective, golden_convnet(vectors), vectors["real"], vectors["syn"], chunk)
+    objective, passes = GradientMatching(metric, matched="conv"), Passes(batched=batched)
+    chunk, network = len(vectors["real"]) if batched else 1, golden_convnet(vectors)
+    loss, gradient = value_and_grad(objective, network, vectors["real"], vectors["syn"], chunk, passes=passes)
     torch.testing.assert_close(loss, vectors["loss"], rtol=1e-4, atol=1e-7)
     error = (gradient - vectors["grad_syn"]).norm() / vectors["grad_syn"].norm()
     assert error < 1e-4
@@ -165,19 +166,19 @@ def test_starts_outside_the_unit_interval_are_clamped_at_every_network():
 
 def test_chunks_cover_every_class_once_in_random_order():
     task = toy_task(counts=(5, 4, 6, 5, 4))
-    method = IDC(dataclasses.replace(HYPER, classes_per_step=2))
-    orders = [torch.cat(method.class_order(task)).tolist() for _ in range(6)]
+    loop = IDCLoop(dataclasses.replace(HYPER, classes_per_step=2))
+    orders = [torch.cat(loop.class_order(task)).tolist() for _ in range(6)]
     assert all(sorted(order) == [0, 1, 2, 3, 4] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
-    assert [len(part) for part in method.class_order(task)] == [2, 2, 1]
-    assert len(IDC(HYPER).class_order(task)) == 1
+    assert [len(part) for part in loop.class_order(task)] == [2, 2, 1]
+    assert len(IDCLoop(HYPER).class_order(task)) == 1
 
 
 def test_a_chunk_moves_its_own_classes_by_their_own_loss(monkeypatch):
     """Chunks give each class the gradient it has in the joint step."""
     gradients = {}
     # The same batches whatever the chunk: the first real images, no transform.
-    monkeypatch.setattr("methods.idc.transform", lambda batch, params: batch)
+    monkeypatch.setattr("methods.idc.by_class", lambda batch, params: batch)
     first = lambda task, per_class: torch.stack([members[:4] for members in task.train.class_indices])  # noqa: E731
     monkeypatch.setattr("benchmark.condensation.task.Task.real_indices", first)
     for size in (0, 2):
@@ -185,7 +186,7 @@ def test_a_chunk_moves_its_own_classes_by_their_own_loss(monkeypatch):
         hyper = dataclasses.replace(HYPER, outer=1, passes=1, classes_per_step=size)
         container = Pixels.of(task.noise(1))
         start = container.pixels.detach().clone()
-        IDC(hyper).move(container, torch.optim.SGD(container.parameters(), 0.1), task, Run())
+        IDCLoop(hyper).drive(container, torch.optim.SGD(container.parameters(), 0.1), task, Run())
         gradients[size] = container.pixels.detach() - start
     assert gradients[0].flatten(1).norm(dim=1).min() > 0
     torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-3, atol=1e-6)
@@ -198,11 +199,11 @@ def test_moves_a_container_in_normalised_space_and_one_transform_serves_both_sid
         seen.append(params)
         return batch
 
-    monkeypatch.setattr("methods.idc.transform", spy)
+    monkeypatch.setattr("methods.idc.by_class", spy)
     task = toy_task()
     container = Pixels.of(task.noise(2))
     before = container.pixels.detach().clone()
-    IDC(HYPER).move(container, torch.optim.Adam(container.parameters(), 0.01), task, Run())
+    IDCLoop(HYPER).drive(container, torch.optim.Adam(container.parameters(), 0.01), task, Run())
     assert not torch.equal(container.pixels, before)
     assert container.pixels.min() < -0.5, "a normalised container is not clamped to [0, 1]"
     assert all(seen[i] is seen[i + 1] for i in range(0, len(seen), 2))
@@ -245,11 +246,11 @@ def test_published_settings(row):
     assert hyper.strategy == row["aug"]
     assert (hyper.metric, hyper.strategy_net, hyper.cutmix, hyper.init) == ("mse", "color_crop", 0.5, "mix")
     budget = Budget(ipc, spec.classes, spec.image_shape)
-    assert cls.storage(hyper, spec, budget) == int(row["stored_floats"])
+    assert cls(hyper).cost(spec, budget).floats == int(row["stored_floats"])
     assert ipc * hyper.factor**2 == int(row["decoded_per_class"])
 
     evaluation = dict(pair.strip().split("=", 1) for pair in row["eval"].split(";"))
-    recipe = cls.native_recipe(hyper, spec, ipc)
+    recipe = cls(hyper).native_recipe(spec, ipc)
     assert (recipe.epochs, recipe.batch) == (int(evaluation["epochs"]), int(evaluation["batch"]))
     assert (recipe.lr, recipe.weight_decay) == (float(evaluation["lr"]), float(evaluation["wd"]))
     assert recipe.decay == "multistep"
@@ -267,11 +268,11 @@ def test_the_grey_sets_have_settings_of_their_own():
             assert hyper.lr_img == pytest.approx(5e-4 * scale)
     hyper = IDC.hyper_parameters(mnist, 1, PAPER)
     assert (hyper.strategy, hyper.cutmix) == ("color_crop", 0.0)
-    recipe = IDC.native_recipe(hyper, mnist, 1)
+    recipe = IDC(hyper).native_recipe(mnist, 1)
     assert (recipe.strategy, recipe.cutmix) == ("color_crop_scale_rotate", 0.0)
     hyper = IDC.hyper_parameters(fashion, 1, PAPER)
     assert (hyper.strategy, hyper.cutmix) == ("color_crop_cutout", 0.5)
-    assert IDC.native_recipe(hyper, fashion, 1).strategy == "color_crop_flip_scale_rotate"
+    assert IDC(hyper).native_recipe(fashion, 1).strategy == "color_crop_flip_scale_rotate"
 
 
 def test_unlisted_cells_follow_the_formula():
@@ -285,6 +286,6 @@ def test_unlisted_cells_follow_the_formula():
 
 def test_work_counts_images():
     cifar = spec_of("CIFAR10")
-    work = IDC.work(IDC.hyper_parameters(cifar, 50, PAPER), cifar, Budget(50, 10, cifar.image_shape))
+    work = IDC(IDC.hyper_parameters(cifar, 50, PAPER)).cost(cifar, Budget(50, 10, cifar.image_shape)).loop.work
     assert work.matched == 2000 * 100 * 10 * 128
     assert work.trained == 2000 * 100 * 10 * 64 + 2000 * 99 * 2048

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmark import data
-from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule
 from benchmark.containers import build
 from benchmark.containers.addressed import Addressed, AddressedLayout, default_bases
 from benchmark.containers.budget import Budget
@@ -19,8 +19,8 @@ from benchmark.objectives import real_parts
 from benchmark.system.errors import BudgetError, Stopped, TooFewImages
 from benchmark.testing import check_method
 from benchmark.training.unroll import Unroll, flatten, unflatten
-from methods.dm import DM, DMHyper
-from methods.linba import EarlyStop, LinBa, LinBaHyper
+from methods.dm import DM, DMHyper, DMLoop
+from methods.linba import EarlyStop, LinBa, LinBaHyper, LinBaLoop
 from tests.methods.reference_linba import linba
 from tests.toy_task import float64, toy_task
 
@@ -153,20 +153,20 @@ def test_published_settings(row):
     spec, ipc = data.spec(DATASETS[row["dataset"]], Path()), int(row["ipc"])
     hyper = LinBa.hyper_parameters(spec, ipc, Schedule.parse("paper"))
     budget = Budget(ipc, spec.classes, spec.image_shape)
-    layout = LinBa.layout(hyper, budget)
+    layout, cost = LinBa(hyper).layout(budget), LinBa(hyper).cost(spec, budget)
     assert row["container"] == f"K={hyper.bases}; ds={hyper.downsample}; r={layout.per_class}"
     assert row["inner"] == f"T={hyper.inner_steps}; syn_per_class_per_step={hyper.batch_syn}"
     assert row["optimiser"] == f"SGD; clip global norm {hyper.clip:g}"
-    assert int(row["stored_floats"]) == LinBa.storage(hyper, spec, budget)
+    assert int(row["stored_floats"]) == cost.floats
     assert int(row["budget_floats"]) == budget.floats
-    assert int(row["decoded_per_class"]) == layout.per_class
+    assert int(row["decoded_per_class"]) == layout.per_class == cost.images / spec.classes
     for column, value in {
         "outer_its": hyper.iterations, "lr_img": hyper.lr_img, "mom_img": hyper.mom_img, "lr_net": hyper.lr_net,
         "mom_net": hyper.mom_net, "batch_real": hyper.batch_real, "batch_syn": hyper.batch_syn,
     }.items():  # fmt: skip
         assert float(row[column]) == value, column
     assert (row["aug"], hyper.validate_every) == (hyper.intervention, 0)
-    recipe = LinBa.native_recipe(hyper, spec, ipc)
+    recipe = LinBa(hyper).native_recipe(spec, ipc)
     assert row["eval"].startswith(f"epochs={recipe.epochs}; batch={recipe.batch}; lr={recipe.lr} {recipe.decay}; wd=0")
     assert (recipe.weight_decay, recipe.momentum, recipe.augment) == (0, 0.9, "none")
 
@@ -174,7 +174,7 @@ def test_published_settings(row):
 def test_evaluation_augments_as_condensation_did():
     hyper = LinBaHyper(intervention="flip_rotate")
     for name, strategy in (("cifar10", "flip_rotate"), ("digits", "rotate")):
-        recipe = LinBa.native_recipe(hyper, data.spec(name, Path()), 1)
+        recipe = LinBa(hyper).native_recipe(data.spec(name, Path()), 1)
         assert (recipe.augment, recipe.strategy) == ("dsa", strategy)
 
 
@@ -205,8 +205,8 @@ def test_early_stop_takes_the_best_and_sees_only_the_held_out_tenth(monkeypatch)
     assert all(torch.equal(split.images, held_out.images) for split in looked)
     assert all(torch.equal(split.images, fit.images) for split in seen)
     assert run.notes["early_stop"] == {"step": 1, "held_out_accuracy": 0.5}
-    assert run.notes["train_pool"] == len(fit)
-    assert run.notes["steps_taken"] == 4
+    assert run.train_images == len(fit)
+    assert run.phases["condense"]["steps"] == 4
     # The images that the network of the best look was trained on: those of a run of one step on the same part.
     short = dataclasses.replace(toy_task(ipc=1), train=fit)
     expected = LinBa(dataclasses.replace(hyper, iterations=1, validate_every=0)).condense(short, Run())
@@ -250,10 +250,10 @@ def test_early_stop_resumes_to_the_same_bits(tmp_path):
 def test_other_loops_move_it_and_it_moves_other_containers():
     task = toy_task(ipc=2)
     begin = addressed(toy_task(ipc=2))
-    moved = LinBa(HYPER, DM(DMHyper(iterations=2, batch_real=4))).condense(task, Run())
+    moved = LinBa(HYPER, DMLoop(DMHyper(iterations=2, batch_real=4))).condense(task, Run())
     assert not torch.equal(moved.bases, begin.bases)
     assert not torch.equal(moved.coefficients, begin.coefficients)
-    pixels = DM(DMHyper(), LinBa(dataclasses.replace(HYPER, clip=2.0))).condense(toy_task(ipc=2), Run())
+    pixels = DM(DMHyper(), LinBaLoop(dataclasses.replace(HYPER, clip=2.0))).condense(toy_task(ipc=2), Run())
     first = DM(DMHyper()).start(toy_task(ipc=2), Run())
     assert not torch.equal(pixels.pixels, first.pixels)
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import data
-from benchmark.condensation.method import Schedule
 from benchmark.condensation.run import Run
+from benchmark.condensation.settings import Schedule
 from benchmark.containers.budget import Budget
 from benchmark.containers.pixels import Pixels
 from benchmark.data import Dataset, DatasetSpec
@@ -26,7 +26,7 @@ from benchmark.testing import check_method
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import Training
 from benchmark.training.training_set import training_set
-from methods.mtt import MTT, MTTHyper
+from methods.mtt import MTT, MTTHyper, MTTLoop
 from tests.methods.reference_mtt import closed_form, mtt
 from tests.toy_task import float64, toy_task
 
@@ -61,14 +61,14 @@ def test_every_default_row_is_reproduced(row):
     assert (hyper.init, row["init"]) == ("real", "random real")
     assert row["aug"] == "color_crop_cutout_" + ("flip_" if spec.flip else "") + "scale_rotate"
     assert (hyper.experts, hyper.starts) == (100, hyper.max_start_epoch)
-    recipe = MTT.native_recipe(hyper, spec, ipc)
+    recipe = MTT(hyper).native_recipe(spec, ipc)
     assert (recipe.epochs, recipe.batch) == (int(evaluation["epochs"]), int(evaluation["batch"]))
     assert (recipe.lr, evaluation["lr"]) == (None, "learned alpha")
     assert (recipe.decay, evaluation["drop"]) == ("halfway", "x0.1 after epoch index E//2+1")
     assert (recipe.weight_decay, recipe.momentum) == (float(evaluation["wd"]), 0.9)
     assert (recipe.augment, recipe.align_corners) == (evaluation["aug"], True)
     budget = Budget(ipc, spec.classes, spec.image_shape)
-    assert MTT.storage(hyper, spec, budget) == int(row["stored_floats"]) == int(row["budget_floats"])
+    assert MTT(hyper).cost(spec, budget).floats == int(row["stored_floats"]) == int(row["budget_floats"])
 
 
 def test_unlisted_cells():
@@ -117,14 +117,13 @@ def test_agrees_with_the_reference(changes, narrow, tmp_path):
 
     with float64():
         hyper = dataclasses.replace(HYPER, **changes)
-        first = MTT(hyper).start(toy_task(), Run()).pixels
+        first = MTT(hyper).start(toy_task(), Run())
+        assert (first.whitening is not None) == hyper.zca, "it begins in the space it is stored in"
         task, twin = (dataclasses.replace(toy_task(), cache=tmp_path) for _ in range(2))
-        if hyper.zca:
-            first = MTT(hyper).start(toy_task().whitened(), Run()).pixels
         container = MTT(hyper).condense(task, Listening())
         images, alpha, true_losses = mtt(twin, hyper, Run())
     assert container.space == ("zca" if hyper.zca else "normalised")
-    moved = (images - first).norm()
+    moved = (images - first.pixels).norm()
     assert moved > 1e-4
     assert (container.pixels - images).norm() <= 1e-7 * moved
     assert container.learned_lr == pytest.approx(alpha, rel=1e-10)
@@ -146,8 +145,8 @@ def test_the_loop_moves_containers_of_any_space(narrow, tmp_path):
         images = task.real_batch(2) if space == "normalised" else task.train.raw(task.real_indices(2).flatten())
         container = Pixels.of(images.view(3, 2, *task.spec.image_shape), space)
         before = container.pixels.detach().clone()
-        method = MTT(dataclasses.replace(HYPER, zca=True))
-        method.move(container, torch.optim.SGD(container.parameters(), 0.01), task, Run())
+        loop = MTTLoop(dataclasses.replace(HYPER, zca=True))
+        loop.drive(container, torch.optim.SGD(container.parameters(), 0.01), task, Run())
         assert (container.space, container.whitening is not None) == (space, True)
         assert (container.pixels - before).abs().max() > 1e-6
         raw = task.train.to_raw(container.pixels, space)
@@ -157,8 +156,8 @@ def test_the_loop_moves_containers_of_any_space(narrow, tmp_path):
 
 def test_another_loop_sees_what_it_would_of_any_other_container(narrow):
     """Whitening is trajectory matching's: containers are compared under one loop on the same images."""
-    mover = registry.get("dm")
-    method = MTT(dataclasses.replace(HYPER, zca=True), mover(mover.Hyper(iterations=2, batch_real=4)))
+    other = registry.get("dm")
+    method = MTT(dataclasses.replace(HYPER, zca=True), other.Loop(other.Hyper(iterations=2, batch_real=4)))
     container = method.condense(toy_task(), Run())
     assert (container.space, container.whitening, container.learned_lr) == ("normalised", None, HYPER.alpha0)
 

@@ -1,7 +1,5 @@
 """Gradient matching and distribution matching: golden vectors on every path, each distance by hand."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,6 +14,9 @@ from benchmark.objectives.gradient_matching import (
     row_cosine_distance,
     squared_distance,
 )
+from benchmark.training.passes import EAGER, Passes
+
+BATCHED = Passes(batched=True)
 
 PATHS = pytest.mark.parametrize("batched", [False, True], ids=["loop", "vmap"])
 
@@ -30,8 +31,8 @@ def close(actual, expected, relative=1e-4):
 def test_golden_gradient_matching(golden, golden_convnet, batched, chunk):
     vectors = golden("gradient_matching_dc")
     real, synthetic = vectors["real"], vectors["syn"]
-    objective = GradientMatching("dc", batched)
-    loss, gradient = value_and_grad(objective, golden_convnet(vectors), real, synthetic, chunk or len(real))
+    network, passes = golden_convnet(vectors), Passes(batched=batched)
+    loss, gradient = value_and_grad(GradientMatching("dc"), network, real, synthetic, chunk or len(real), passes=passes)
     close(loss, vectors["loss"].reshape(()))
     close(gradient, vectors["grad_syn"].reshape(gradient.shape))
 
@@ -39,10 +40,11 @@ def test_golden_gradient_matching(golden, golden_convnet, batched, chunk):
 @PATHS
 def test_golden_gradient_matching_of_each_class(golden, golden_convnet, batched):
     vectors = golden("gradient_matching_dc")
-    network, objective = golden_convnet(vectors), GradientMatching("dc", batched)
+    network, objective, passes = golden_convnet(vectors), GradientMatching("dc"), Passes(batched=batched)
     for c, expected in enumerate(vectors["loss_per_class"]):
         one = slice(c, c + 1)
-        close(objective(network, vectors["real"][one], vectors["syn"][one], torch.tensor([c])).detach(), expected)
+        loss = objective(network, vectors["real"][one], vectors["syn"][one], torch.tensor([c]), passes)
+        close(loss.detach(), expected)
 
 
 @pytest.mark.parametrize("chunk", [1, None], ids=["1", "all"])
@@ -60,7 +62,7 @@ def test_the_paths_agree_in_float64(golden, golden_convnet, distance):
     network = golden_convnet(vectors).double()
     real, synthetic = vectors["real"].double(), vectors["syn"].double()
     results = [
-        value_and_grad(GradientMatching(distance, batched), network, real, synthetic, chunk)[1]
+        value_and_grad(GradientMatching(distance), network, real, synthetic, chunk, passes=Passes(batched=batched))[1]
         for batched in (False, True)
         for chunk in (1, len(real))
     ]
@@ -70,24 +72,25 @@ def test_the_paths_agree_in_float64(golden, golden_convnet, distance):
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize(
-    "objective",
+    ("objective", "batched"),
     [
-        GradientMatching,
-        partial(GradientMatching, "mse", True),
-        partial(GradientMatching, "l1", matched="conv"),
-        FeatureAlignment,
-        lambda microbatch=None: partial(distribution_matching, microbatch=microbatch),
+        (GradientMatching(), False),
+        (GradientMatching("mse"), True),
+        (GradientMatching("l1", matched="conv"), False),
+        (FeatureAlignment(0.01), False),
+        (FeatureAlignment(0.01), True),
+        (distribution_matching, False),
     ],
-    ids=["dc", "batched", "l1", "cafe", "dm"],
+    ids=["dc", "batched", "l1", "cafe", "cafe-batched", "dm"],
 )
-def test_a_microbatch_splits_real_batches_exactly(golden, golden_convnet, objective, size):
+def test_a_microbatch_splits_real_batches_exactly(golden, golden_convnet, objective, batched, size):
     vectors = golden("gradient_matching_dc")
     network = golden_convnet(vectors).double()
     real, synthetic, seen = vectors["real"].double(), vectors["syn"].double(), []
     network.blocks[0].conv.register_forward_hook(lambda *_: seen.append(1))  # DM and CAFE never call the network
-    whole = value_and_grad(objective(), network, real, synthetic, 2)
+    whole = value_and_grad(objective, network, real, synthetic, 2, passes=Passes(batched=batched))
     calls = len(seen)
-    parts = value_and_grad(objective(microbatch=size), network, real, synthetic, 2)
+    parts = value_and_grad(objective, network, real, synthetic, 2, passes=Passes(microbatch=size, batched=batched))
     for part, all_at_once in zip(parts, whole, strict=True):
         close(part, all_at_once, 1e-9)
     assert calls
@@ -100,8 +103,12 @@ def test_objectives_leave_the_network_and_the_batches_alone(golden, golden_convn
     network = golden_convnet(vectors)
     before = [p.detach().clone() for p in network.parameters()]
     synthetic = vectors["syn"].clone()
-    for objective in (GradientMatching("dc"), GradientMatching("dc", True), distribution_matching):
-        value_and_grad(objective, network, vectors["real"], synthetic, 2)
+    for objective, passes in (
+        (GradientMatching("dc"), EAGER),
+        (GradientMatching("dc"), BATCHED),
+        (distribution_matching, EAGER),
+    ):
+        value_and_grad(objective, network, vectors["real"], synthetic, 2, passes=passes)
     assert all(p.grad is None and torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
     assert torch.equal(synthetic, vectors["syn"])
     assert synthetic.grad is None
@@ -110,9 +117,13 @@ def test_objectives_leave_the_network_and_the_batches_alone(golden, golden_convn
 def test_the_real_side_carries_no_gradient(golden, golden_convnet):
     vectors = golden("gradient_matching_dc")
     network, classes = golden_convnet(vectors), torch.arange(len(vectors["real"]))
-    for objective in (GradientMatching("dc"), GradientMatching("mse", True), distribution_matching):
+    for objective, passes in (
+        (GradientMatching("dc"), EAGER),
+        (GradientMatching("mse"), BATCHED),
+        (distribution_matching, EAGER),
+    ):
         real = vectors["real"].clone().requires_grad_()
-        loss = objective(network, real, vectors["syn"].clone().requires_grad_(), classes)
+        loss = objective(network, real, vectors["syn"].clone().requires_grad_(), classes, passes)
         assert torch.autograd.grad(loss, real, allow_unused=True)[0] is None
 
 
@@ -121,9 +132,10 @@ def test_the_real_side_of_a_batch_keeps_no_second_graph(golden, golden_convnet, 
     """The norm's own backward pass is taken, which has no derivative; the synthetic side's is taken apart."""
     vectors = golden("gradient_matching_dc")
     network, real = golden_convnet(vectors), vectors["real"]
-    objective = GradientMatching("dc", batched=True, microbatch=microbatch)
     with operations:
-        objective(network, real, vectors["syn"], torch.arange(len(real)))
+        GradientMatching("dc")(
+            network, real, vectors["syn"], torch.arange(len(real)), Passes(batched=True, microbatch=microbatch)
+        )
     passes = -(-real.shape[1] // (microbatch or real.shape[1]))
     assert operations.calls["native_group_norm_backward"] == passes * len(network.blocks)
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from benchmark.condensation.cost import Cost
 from benchmark.containers.pixels import Pixels
 from benchmark.testing import check_method
 from tests.toys import Drift, DriftHyper, registered
@@ -38,9 +39,17 @@ class Modest(Drift):
 
     name, title = "modest", "Modest"
 
-    @classmethod
-    def storage(cls, hyper, spec, budget):
-        return budget.floats - 1
+    def cost(self, spec, budget):
+        return Cost(budget.floats - 1, budget.ipc * spec.classes)
+
+
+class Boastful(Drift):
+    """Announces more images than it decodes."""
+
+    name, title = "boastful", "Boastful"
+
+    def cost(self, spec, budget):
+        return Cost(budget.floats, budget.ipc * spec.classes + 1)
 
 
 class Exploding(Drift):
@@ -76,7 +85,8 @@ class Stuck(Drift):
 BROKEN = {
     Forgetful: "stop and resume gave other bits",
     Clockwork: "the same seed gave other bits",
-    Modest: r"storage\(\) says 639, the container 640",
+    Modest: r"cost\(\) says 639 floats, not 640",
+    Boastful: r"cost\(\) says 11 images, not 10",
     Exploding: "values that are not finite",
     Greedy: "2.00 times the budget",
     Stuck: "does not advance",
