@@ -1,4 +1,4 @@
-"""A hook of MkDocs for links of a page to files outside docs/: whoever reads the repository can follow them, the site cannot.
+"""A hook of MkDocs for links out of docs/, which whoever reads the repository can follow and the site cannot.
 
 On the site such a link is its text alone. A file that is not there any more is a warning, which fails `make docs`.
 """
