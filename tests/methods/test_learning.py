@@ -17,7 +17,7 @@ FLOORS = {
 }  # fmt: skip
 """Accuracy in per cent by method, one image per class, the quick schedule."""
 
-VARIANTS = {"cafe-dsa": 80, "idc-i": 78, "hmn-noprune": 78, "hmn-random": 78}
+VARIANTS = {"cafe-dsa": 80, "idc-i": 72, "hmn-noprune": 78, "hmn-random": 78}
 """They share the loop or the container of one above; `make test-long` looks at them."""
 
 
