@@ -48,10 +48,11 @@ types: $(VENV)/developing
 	$(RUN) -m mypy
 
 spelling: $(VENV)/developing
-	$(VENV)/bin/codespell --check-hidden .ci .github .pre-commit-config.yaml *.* Makefile benchmark docs methods tests
+	$(VENV)/bin/codespell --check-hidden .ci .github .pre-commit-config.yaml *.* Makefile benchmark docs examples methods tests
 
+# Not --quiet: it would hide the warnings from --strict as well.
 docs: $(VENV)/developing
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --site-dir build/site
 
 hooks: $(VENV)/developing
 	$(RUN) -m pre_commit install

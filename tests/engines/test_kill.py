@@ -110,12 +110,8 @@ def kill_again_and_again(folder: Path, whole: dict, seconds: float, kills: int, 
         assert len(set(steps)) == len(steps)
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path, uninterrupted):
-    kill_again_and_again(tmp_path, *uninterrupted, kills=3, seed=1)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("seed", range(1, 8))
 def test_killed_at_many_random_moments(tmp_path, uninterrupted, seed):
     kill_again_and_again(tmp_path, *uninterrupted, kills=8, seed=seed)
 
