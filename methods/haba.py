@@ -115,7 +115,8 @@ class Critic(Companion):
     @staticmethod
     def cosine(features_ND: Tensor) -> Tensor:
         """Between the two hallucinations of every basis."""
-        return F.cosine_similarity(*features_ND.chunk(2), dim=1)
+        one, other = features_ND.chunk(2)
+        return F.cosine_similarity(one, other, dim=1)
 
     def add_gradients(self) -> dict[str, Tensor]:
         images, _ = self.pair()

@@ -60,7 +60,7 @@ FEWEST_IMAGES = 2
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
-FOUND = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
+FOUND: tuple[tuple[float, dict[str, Any]], ...] = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
 """What scored higher than the defaults on held-out training images, by the longer side in pixels up to which it holds;
 the evidence above 32 is weak (docs/lab/hmn.md)."""
 
@@ -149,8 +149,8 @@ class HMN(Method):
         side = max(spec.height, spec.width)
         found = next(settings for most, settings in FOUND if side <= most)
         whole = unified(ipc)
-        lengths = {"aum_steps": whole, "beta_steps": replace(whole, steps=whole.steps // 3)}
-        lengths = {name: recipe.scaled(schedule.factor, 0).steps for name, recipe in lengths.items()}
+        recipes = {"aum_steps": whole, "beta_steps": replace(whole, steps=whole.total_steps(0) // 3)}
+        lengths = {name: recipe.scaled(schedule.factor, 0).steps for name, recipe in recipes.items()}
         return values | found | layout | lengths | {"hidden": "-".join(map(str, layout["hidden"]))}
 
     # Its sizes
@@ -226,9 +226,11 @@ class HMN(Method):
         if searching and self.hyper.split == "pilot":
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
+            assert isinstance(trial, Hierarchical)
             scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, first)
         pool = fitting if self.holds_out else task
         container = super().condense(pool, run)
+        assert isinstance(container, Hierarchical)
         if start > final:
             container.keep_(self.kept(container, pool, run, scores))
         task.budget.check(container.num_floats)
@@ -238,7 +240,7 @@ class HMN(Method):
             gipc_over=start,
             pruned_per_class=start - final,
             split=self.hyper.split,
-            beta_scored_on=len(fitting.validation) if searching else 0,
+            beta_scored_on=len(fitting.validation) if searching and fitting.validation else 0,
         )
         for name, value in {
             "train_images_of_smallest_class": pool.smallest_class,
@@ -281,17 +283,16 @@ class HMN(Method):
     def final(self, task: Task) -> int:
         return self.sizes(task.spec, task.budget)[0]
 
-    def margins(self, container: Hierarchical, task: Task, run: Run | Prefixed) -> Tensor:
+    def margins(self, container: Hierarchical, task: Task, run: Run) -> Tensor:
         """AUM [K, GIPC+] of the container's images."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.aum_steps)
         images = training_set(container, task.train)
         return measure_aum(images, task, run, recipe, hyper.aum_nets, hyper.aum_points, hyper.aum_space, "margins")
 
-    def beta_scores(
-        self, container: Hierarchical, aum_KG: Tensor, task: Task, run: Run | Prefixed
-    ) -> dict[int, list[float]]:
+    def beta_scores(self, container: Hierarchical, aum_KG: Tensor, task: Task, run: Run) -> dict[int, list[float]]:
         """Accuracies on the held-out images by beta in tenths."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.beta_steps)
+        assert task.validation is not None, "beta is judged by held-out images"
         images, validation = training_set(container, task.train), task.validation.whitened(container.whitening)
         drop, grid = container.per_class - self.final(task), beta_grid(hyper)
         return search_beta(images, aum_KG, drop, grid, validation, task, run, recipe, hyper.beta_nets, "beta")

@@ -39,7 +39,7 @@ from benchmark.objectives.gradient_matching import Distance, GradientMatching
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import scale_lr
 
-SETTINGS = {
+SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("SVHN", 10): {"n_data": 500},
     ("CIFAR10", 10): {},
     ("CIFAR100", 10): {},

@@ -119,6 +119,7 @@ class LinBaLoop(Loop):
             at_once = task.microbatch and task.microbatch * task.classes
             loss, cotangent = loss_and_gradient(network, weights, real, labels, at_once)
             if hyper.validate_every and step % hyper.validate_every == 0:
+                assert task.validation is not None, "`view` has split it off"
                 stop.look(accuracy(network, weights, task.validation), step)
             optimiser.zero_grad()
             training.backward(cotangent)

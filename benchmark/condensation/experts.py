@@ -47,6 +47,11 @@ class ExpertTrajectories:
     zca: bool = False
     """Whether they see the images ZCA-whitened."""
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that each expert is trained."""
+        return self.recipe.epoch_count
+
     def identity(self) -> dict[str, Any]:
         return {"experts": self.count, "recipe": dataclasses.asdict(self.recipe), "zca": self.zca}
 
@@ -59,7 +64,7 @@ class ExpertTrajectories:
 
     def images(self, spec: DatasetSpec) -> float:
         """Images that training them sees, as if no other cell had trained them (500 a class if unknown)."""
-        return float(self.count * self.recipe.epochs * (spec.train_images or 500 * spec.classes))
+        return float(self.count * self.epochs * (spec.train_images or 500 * spec.classes))
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,16 @@ def trajectories(task: Task, run: Run, count: int, recipe: Recipe) -> Experts:
     trainer = ExpertTrainer(task, run, recipe)
     with locks.turn(task.cache, f"experts-{trainer.folder.name}", run.should_stop):
         found = [trainer.epochs_stored(expert) for expert in range(count)]
-        for group in trainer.groups([expert for expert in range(count) if found[expert] < recipe.epochs], found):
+        for group in trainer.groups([expert for expert in range(count) if found[expert] < trainer.epochs], found):
             trainer.train(group, max(0, found[group[0]]))
-    return Experts(tuple(map(trainer.path, range(count))), recipe.epochs, task.device, trainer.temporary)
+    return Experts(tuple(map(trainer.path, range(count))), trainer.epochs, task.device, trainer.temporary)
 
 
 class ExpertTrainer:
     """Trains groups of experts and stores each in a file of its own."""
 
     def __init__(self, task: Task, run: Run, recipe: Recipe) -> None:
-        self.task, self.run, self.recipe = task, run, recipe
+        self.task, self.run, self.recipe, self.epochs = task, run, recipe, recipe.epoch_count
         self.network = networks.build_matching(task.spec.image_shape, task.classes)
         self.purpose = canonical_json({
             "format": FORMAT,
@@ -113,8 +118,12 @@ class ExpertTrainer:
             "precision": task.runtime.precision,
             "device": task.device.type,  # their generators differ
         })  # fmt: skip
-        self.temporary = None if task.cache else tempfile.TemporaryDirectory(prefix="experts-")
-        root = task.cache / "experts" if task.cache else Path(self.temporary.name)
+        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+        if task.cache:
+            root = task.cache / "experts"
+        else:
+            self.temporary = tempfile.TemporaryDirectory(prefix="experts-")
+            root = Path(self.temporary.name)
         self.folder = root / cache.name_for(task.spec.name, self.purpose)
 
     def path(self, expert: int) -> Path:
@@ -129,9 +138,10 @@ class ExpertTrainer:
         """Experts to be trained together: as many as memory allows that start at the same epoch. Always neighbours, so
         that first and last name the group when it is resumed."""
         parameters = sum(p.numel() for p in self.network.parameters())
-        by_snapshots = SNAPSHOT_BYTES // (4 * parameters * (self.recipe.epochs + 1))
+        by_snapshots = SNAPSHOT_BYTES // (4 * parameters * (self.epochs + 1))
         by_batch = PIXELS_AT_ONCE // (self.recipe.batch * self.task.spec.pixels)
-        together, groups = max(1, min(by_snapshots, by_batch)), []
+        together = max(1, min(by_snapshots, by_batch))
+        groups: list[list[int]] = []
         for expert in wanted:
             last = groups[-1] if groups else []
             joins = last and last[-1] == expert - 1 and found[last[-1]] == found[expert] and len(last) < together
@@ -145,7 +155,7 @@ class ExpertTrainer:
         data = TrainingSet.real(task.train)
         training = Training(ensemble, data, recipe, task.strategy)
         parameters = sum(p[0].numel() for p in ensemble.parameters.values())
-        snapshots_EtP = torch.zeros(len(group), recipe.epochs + 1, parameters)
+        snapshots_EtP = torch.zeros(len(group), self.epochs + 1, parameters)
         if begin:
             self._go_on(ensemble, group, begin, snapshots_EtP)
         else:
@@ -153,7 +163,7 @@ class ExpertTrainer:
         per_epoch = recipe.steps_per_epoch(len(data))
         phase, first = f"experts {group[0] + 1}-{group[-1] + 1}", begin * per_epoch
         state = {"training": training, "snapshots": snapshots_EtP}
-        for step in self.run.loop(phase, recipe.epochs * per_epoch - first, **state):
+        for step in self.run.loop(phase, self.epochs * per_epoch - first, **state):
             self.run.log(loss=training.step(first + step).mean())
             epoch, rest = divmod(first + step + 1, per_epoch)
             if not rest:

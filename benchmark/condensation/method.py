@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from benchmark.condensation.cost import Cost
-from benchmark.condensation.loop import Loop
+from benchmark.condensation.loop import Loop as AnyLoop
 from benchmark.condensation.prerequisite import Prerequisite
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule, check_minima, shortened
@@ -65,7 +65,9 @@ class Method:
     @classmethod
     def summary(cls) -> str:
         """The first line of its docstring, which --list shows."""
-        return inspect.getdoc(cls).splitlines()[0]
+        card = inspect.getdoc(cls)
+        assert card is not None, f"{cls.__name__} has no docstring"
+        return card.splitlines()[0]
 
     # Its settings
 
@@ -99,10 +101,10 @@ class Method:
 
     # What it does
 
-    Loop: ClassVar[type[Loop]] = Loop
+    Loop: ClassVar[type[AnyLoop]] = AnyLoop
     """The loop of the method's paper; left alone by a row that moves nothing."""
 
-    def __init__(self, hyper: Any, loop: Loop | None = None) -> None:
+    def __init__(self, hyper: Any, loop: AnyLoop | None = None) -> None:
         """loop: another method's, to move this one's container."""
         self.hyper, self.owns_loop = hyper, loop is None
         self.loop = loop or self.Loop(hyper)

@@ -103,11 +103,11 @@ class Run:
             done, taken, now = min(steps, max(done + 1, self._next)), taken + 1, time.perf_counter()
             stop = done < steps and self.should_stop()
             due = now - last_save > self.checkpoint_seconds or now - last > SLOW_STEP_SECONDS
-            save = path and (stop or done == steps or due)
+            save = path is not None and (stop or done == steps or due)
             if self._pending and (save or done // every > before // every or done == steps):
                 values = self._flush(phase, done, seconds + now - clock)
             self.progress(phase, done, steps, values)
-            if save:
+            if path is not None and save:
                 self._save(path, phase, done, taken, steps, seconds + now - clock, state)
                 last_save = time.perf_counter()
             last = time.perf_counter()
@@ -130,7 +130,7 @@ class Run:
         """(the next step, steps taken, seconds) of an earlier attempt, whose state is restored."""
         header = (checkpoint.read_header(path) if path else None) or {}
         done, taken, seconds = 0, 0, 0.0
-        if (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
+        if path and (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
             try:
                 checkpoint.load_state(path, state)
                 done, seconds = header["done"], header["seconds"]
@@ -171,14 +171,22 @@ class Run:
         checkpoint.save_state(path, state, header | {"notes": self.notes})
 
 
-class Prefixed:
-    """A run whose phases carry a prefix, so that one cell can condense twice."""
+class Prefixed(Run):
+    """A run inside another one, whose phases carry a prefix, so that one cell can condense twice.
+
+    It keeps `train_images` and `pruning` for itself, and does everything else through the run around it.
+    """
 
     def __init__(self, run: Run, prefix: str) -> None:
+        super().__init__(should_stop=run.should_stop)
         self.run, self.prefix = run, prefix
-        self.log, self.note, self.skip_to, self.should_stop = run.log, run.note, run.skip_to, run.should_stop
-        self.train_images: int | None = None
-        self.pruning: Pruning | None = None
+        self.notes, self.phases = run.notes, run.phases
+
+    def log(self, **values: Tensor | float) -> None:
+        self.run.log(**values)
+
+    def skip_to(self, step: int) -> None:
+        self.run.skip_to(step)
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         return self.run.loop(self.prefix + phase, steps, **state)

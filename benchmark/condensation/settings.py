@@ -82,7 +82,8 @@ def settings_of(hyper: type) -> dict[str, Setting]:
 
 def shortened(hyper: Any, schedule: Schedule) -> Any:
     """The settings under a schedule: quick values for `quick`, otherwise the scaled fields times its factor."""
-    said = settings_of(type(hyper))
+    kind: Any = type(hyper)
+    said = settings_of(kind)
     if schedule.quick:
         changed = {name: setting.quick for name, setting in said.items() if setting.quick is not UNCHANGED}
     else:
@@ -93,7 +94,8 @@ def shortened(hyper: Any, schedule: Schedule) -> Any:
 
 def check_minima(method: str, hyper: Any) -> None:
     """Raises ValueError for a field below its smallest value."""
-    for name, setting in settings_of(type(hyper)).items():
+    kind: Any = type(hyper)
+    for name, setting in settings_of(kind).items():
         if setting.at_least and getattr(hyper, name) < setting.at_least:
             raise ValueError(f"--set {method}.{name}={getattr(hyper, name)}: needs {setting.at_least} or more")
 
@@ -129,7 +131,7 @@ def _optional(text: str, kind: Any) -> Any:
     return None if text.lower() == "none" else _number(text, inner)
 
 
-def _number(text: str, kind: type) -> Any:
+def _number(text: str, kind: Any) -> Any:
     try:
         value = json.loads({"True": "true", "False": "false"}.get(text, text))
     except ValueError:

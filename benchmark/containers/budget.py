@@ -8,6 +8,8 @@ from typing import Literal
 
 from benchmark.system.errors import BudgetError
 
+BudgetMode = Literal["strict", "native"]
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -19,7 +21,7 @@ class Budget:
     ipc: int
     classes: int
     image_shape: tuple[int, int, int]
-    mode: Literal["strict", "native"] = "strict"
+    mode: BudgetMode = "strict"
 
     @property
     def floats(self) -> int:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ class Split:
         return Normalisation(self.mean, self.std, self.whitening)
 
     @property
-    def space(self) -> str:
+    def space(self) -> Literal["normalised", "zca"]:
         """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
         return self.normalisation.space
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Normalisation:
     whitening: ZCA | None = None
 
     @property
-    def space(self) -> str:
+    def space(self) -> Literal["normalised", "zca"]:
         """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
         return "normalised" if self.whitening is None else "zca"
 

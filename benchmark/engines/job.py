@@ -81,7 +81,7 @@ class Worker:
                     with self._recorded(job.cell):
                         artifact = self._condense(job, dataset)
                         self._conclude(job, dataset, artifact, self._score(job, dataset, artifact))
-        return self.store.result(job.cell)
+        return self._result(job.cell)
 
     # The same in parts, for an engine that spreads one job. Each raises as `run` does.
 
@@ -107,7 +107,13 @@ class Worker:
         """Store the job's result: what is stored already, and the evaluations `entries`."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             self._conclude(job, dataset, self._stored(job, dataset), entries)
-        return self.store.result(job.cell)
+        return self._result(job.cell)
+
+    def _result(self, cell: Cell) -> Result:
+        """The result of a cell that is done."""
+        result = self.store.result(cell)
+        assert result is not None, f"the result of {cell.label} went away as soon as it was stored"
+        return result
 
     @contextlib.contextmanager
     def _recorded(self, cell: Cell) -> Iterator[None]:
@@ -132,9 +138,9 @@ class Worker:
         return load_artifact(self.store.directory(job.cell) / CONDENSED, dataset, self.runtime.device)
 
     def _condense(self, job: Job, dataset: Dataset) -> Artifact:
-        task, run = self._begin(job, dataset)
-        artifact = self._condensed(run.directory / CONDENSED, task, run, dataset, job.cell)
-        write_preview(run.directory / "preview.png", artifact.container, dataset.train)
+        directory, (task, run) = self.store.directory(job.cell), self._begin(job, dataset)
+        artifact = self._condensed(directory / CONDENSED, task, run, dataset, job.cell)
+        write_preview(directory / "preview.png", artifact.container, dataset.train)
         return artifact
 
     def _score(self, job: Job, dataset: Dataset, artifact: Artifact) -> list[EvaluationResult]:
@@ -226,7 +232,8 @@ def replaces(entry: EvaluationResult, other: EvaluationResult) -> bool:
 
 
 def describe_condensation(container: Container, task: Task, run: Run, runtime: Runtime) -> Condensation:
-    floats, phases = container.num_floats, {name: Phase(**phase) for name, phase in run.phases.items()}
+    floats = container.num_floats
+    phases = {name: Phase(int(phase["steps"]), phase["seconds"]) for name, phase in run.phases.items()}
     return Condensation(
         container=container.kind,
         space=container.space,

@@ -72,7 +72,8 @@ def _train(
     learned_lr: float | None,
 ) -> tuple[tuple[float, ...], float, float | None]:
     """Accuracies of the networks of these numbers, in their order, and the seconds and peak memory of it all."""
-    length, scores, seconds = data.epoch_length(evaluation.recipe), (), 0.0
+    length, seconds = data.epoch_length(evaluation.recipe), 0.0
+    scores: tuple[float, ...] = ()
     runtime.reset_peak_memory()
     network = networks.build(evaluation.network, dataset.spec.image_shape, dataset.spec.classes)
     test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)

@@ -84,10 +84,14 @@ def estimate_seconds(spec: DatasetSpec, job: Job, cost: Cost, speed: Speed) -> f
         (work_flops(Work(experts=cost.work.experts), spec), [EXPERT], cell.ipc),
         (scoring_flops(spec, job, cost.images), [EVALUATION], cost.images / spec.classes),
     ]
-    rates = [(flops, speed.of(units, per_class, spec)) for flops, units, per_class in parts if flops]
-    if not all(rate for _, rate in rates):
-        return None
-    return sum(flops / rate for flops, rate in rates)
+    seconds = []
+    for flops, units, per_class in parts:
+        if flops:
+            rate = speed.of(units, per_class, spec)
+            if not rate:
+                return None
+            seconds.append(flops / rate)
+    return sum(seconds)
 
 
 def units_of(method: str) -> list[str]:

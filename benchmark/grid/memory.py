@@ -86,7 +86,7 @@ def condensing_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost) -> float:
     kept, weights = kept_bytes("convnet", spec), parameter_bytes("convnet", spec)
     if unrolled:
         wanted = [p for p in registry.build(job.cell).loop.prerequisites() if isinstance(p, ExpertTrajectories)]
-        snapshots = sum(min(SNAPSHOT_BYTES, p.count * (p.recipe.epochs + 1) * weights) for p in wanted)
+        snapshots = sum(min(SNAPSHOT_BYTES, p.count * (p.epochs + 1) * weights) for p in wanted)
         training = TRAINED * min(cost.loop.before.experts, batch) * kept + snapshots
         fitting = WHITENED * 4 * spec.train_images * spec.pixels if any(p.zca for p in wanted) else 0
         return max(MATCHED * step.matched / unrolled * kept + 2 * unrolled * weights, training, fitting)

@@ -131,12 +131,15 @@ def _objective(setting: str, method: type[Method], name: str) -> str:
     return name
 
 
+State = Literal["done", "to do", "blocked"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One job as the plan shows it."""
 
     job: Job
-    state: Literal["done", "to do", "blocked"]
+    state: State
     error: CellError | None
     """Why it is blocked."""
     floats: int
@@ -165,7 +168,8 @@ def make_plan(
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
         budget = cell.budget_on(spec)
-        state, blocked, floats, seconds, memory = "to do", None, 0, None, 0
+        state: State = "to do"
+        blocked, floats, seconds, memory = None, 0, None, 0
         try:
             cost = registry.build(cell).cost(spec, budget)
             floats = cost.floats

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import methods
 from benchmark.condensation.method import Category, Method
@@ -50,8 +50,8 @@ def check(cls: type[Method]) -> type[Method]:
         problems.append("`title` is missing")
     if cls.category not in get_args(Category):
         problems.append(f"`category` {cls.category!r} is none of {', '.join(get_args(Category))}")
-    hyper = getattr(cls, "Hyper", None)
-    if not (dataclasses.is_dataclass(hyper) and hyper.__dataclass_params__.frozen):
+    hyper: Any = getattr(cls, "Hyper", None)
+    if not getattr(getattr(hyper, "__dataclass_params__", None), "frozen", False):
         problems.append("`Hyper` must be a frozen dataclass")
     else:
         fields = {field.name for field in dataclasses.fields(hyper)}

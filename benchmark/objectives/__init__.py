@@ -11,6 +11,7 @@ What an objective takes of the real side is a mean over images, and no network l
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from torch import Tensor
 from benchmark.networks import Network
 from benchmark.training.passes import EAGER, Passes
 
-Objective = Callable[[Network, Tensor, Tensor, Tensor, Passes], Tensor]
-"""(network, real_KNCHW, synthetic_KMCHW, classes_K, passes) -> loss summed over the K classes."""
+Objective = Callable[[Any, Tensor, Tensor, Tensor, Passes], Tensor]
+"""(network, real_KNCHW, synthetic_KMCHW, classes_K, passes) -> loss summed over the K classes. The network is a
+`Network`, or of a narrower type where the objective needs more of it (CAFE's needs the stages of a ConvNet)."""
 
 
 def real_parts(batch: Tensor, microbatch: int | None, dim: int = 0) -> list[tuple[Tensor, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,8 @@ class FeatureAlignment:
             *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
         synthetic = class_means(network, synthetic_KMCHW)
         weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]
-        align = sum(w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
+        distances = (w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
+        align = cast(Tensor, sum(distances))
         logits = pooled_KNCHW.flatten(2).flatten(0, 1) @ synthetic[-1].flatten(1).T
         targets = torch.arange(classes, device=logits.device).repeat_interleave(images)
         return align, F.cross_entropy(logits, targets, reduction="sum")

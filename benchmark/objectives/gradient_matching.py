@@ -43,7 +43,7 @@ def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> 
 
 def squared_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
     """Squared Euclidean distance: a sum over all elements of all tensors."""
-    return sum((s - r).square().sum() for r, s in zip(real, synthetic, strict=True))
+    return sum((s - r).square().sum() for r, s in zip(real, synthetic, strict=True))  # type: ignore[return-value]
 
 
 def cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ def cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tens
 
 def absolute_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
     """Sum of absolute differences over all elements of all tensors."""
-    return sum((s - r).abs().sum() for r, s in zip(real, synthetic, strict=True))
+    return sum((s - r).abs().sum() for r, s in zip(real, synthetic, strict=True))  # type: ignore[return-value]
 
 
 DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_distance, "l1": absolute_distance}
@@ -102,8 +102,8 @@ class GradientMatching:
             loss = self._loss(network, images_MCHW, label)
             return self.distance(real, torch.autograd.grad(loss, tuple(matched.values()), create_graph=True))
         labels, targets = label.repeat(len(images_MCHW)), dict(zip(matched, real, strict=True))
-        found = whole(self.distance, detached(network), images_MCHW.detach(), labels, targets)
-        return with_gradient(*found, images_MCHW)
+        value, gradient = whole(self.distance, detached(network), images_MCHW.detach(), labels, targets)
+        return with_gradient(value, gradient, images_MCHW)
 
     def _parameters(self, network: Network) -> dict[str, Tensor]:
         """The parameters whose gradients are compared, by name."""
@@ -164,4 +164,5 @@ def weighted_sum(parts: Iterable[tuple[Sequence[Tensor], float]]) -> Sequence[Te
     for tensors, share in parts:
         scaled = tensors if share == 1 else [share * tensor for tensor in tensors]
         total = scaled if total is None else [t + s for t, s in zip(total, scaled, strict=True)]
+    assert total is not None, "nothing to add up"
     return total

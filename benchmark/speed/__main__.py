@@ -6,7 +6,6 @@ Exit status: 0 done; 1 nothing could be measured; 2 bad arguments.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -155,18 +154,19 @@ def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measu
         console.print(f"{name}, IPC {ipc}: {error}", markup=False, highlight=False, style="yellow")
         return replace(measured, skipped=(*measured.skipped, SkippedUnit(name, ipc, str(error))))
     ours, theirs = (timing_of(cost, unit.flops, measured.ceilings) for cost in (product, plain))
+    ratio, cpu_ratio = plain.median / product.median, plain.cpu_median / product.cpu_median
     timed = SpeedUnit(
         unit=unit.name,
         ipc=unit.ipc,
         label=unit.label,
         flops=unit.flops,
-        ratio=theirs.milliseconds / ours.milliseconds,
-        cpu_ratio=theirs.cpu_milliseconds / ours.cpu_milliseconds,
+        ratio=ratio,
+        cpu_ratio=cpu_ratio,
         product=ours,
         plain=theirs,
     )
     times = f"{plain.median:,.0f} ms plain, {product.median:,.0f} ms ours"
-    ratios = f"{timed.ratio:.2f}x, {timed.cpu_ratio:.2f}x in CPU time"
+    ratios = f"{ratio:.2f}x, {cpu_ratio:.2f}x in CPU time"
     console.print(f"{unit.label}: {times}, {ratios}", markup=False, highlight=False)
     return replace(measured, units=(*measured.units, timed), finished=now())
 
@@ -176,7 +176,7 @@ def timing_of(cost: measure.Cost, flops: float | None, ceilings: dict[str, float
     return Timing(
         milliseconds=cost.median,
         samples=tuple(cost.milliseconds),
-        cpu_milliseconds=statistics.median(cost.cpu_milliseconds),
+        cpu_milliseconds=cost.cpu_median,
         first_milliseconds=cost.first_milliseconds,
         flops_per_second=rate,
         ceiling_share=rate / ceilings["convolution"] if rate else None,

@@ -66,6 +66,10 @@ class Cost:
     def median(self) -> float:
         return statistics.median(self.milliseconds)
 
+    @property
+    def cpu_median(self) -> float:
+        return statistics.median(self.cpu_milliseconds)
+
 
 def measure(unit: Unit, runtime: Runtime, repetitions: int) -> tuple[Cost, Cost]:
     """(the product's cost, the plain reference's) of a unit, timed `repetitions` times in turns after a warm-up."""
@@ -112,12 +116,13 @@ def resources(cost: Cost, runtime: Runtime) -> Iterator[None]:
     What a CUDA graph keeps in a pool of its own is not seen."""
     if runtime.device.type == "cuda":
         synchronise(runtime)
-        before = torch.cuda.memory_allocated(runtime.device) / MIB
+        allocated = torch.cuda.memory_allocated(runtime.device) / MIB
         runtime.reset_peak_memory()
         with torch.profiler.profile() as profile:
             yield
             synchronise(runtime)
-        cost.peak_mib = runtime.peak_memory_mib() - before
+        peak = runtime.peak_memory_mib()
+        cost.peak_mib = None if peak is None else peak - allocated
         cost.launches = sum(event.count for event in profile.key_averages() if event.key.startswith(LAUNCHES))
         return
     release_free_memory()  # else it would be used again, and no peak be seen
@@ -134,7 +139,7 @@ def ceilings(runtime: Runtime) -> dict[str, float]:
     dtype = torch.bfloat16 if "bf16" in runtime.precision else torch.float32
     cuda = runtime.device.type == "cuda"
     side, images = (8192, 1024) if cuda else (2048, 64)
-    options = {"device": runtime.device, "dtype": dtype}
+    options: dict[str, Any] = {"device": runtime.device, "dtype": dtype}
     matrix = torch.randn(side, side, **options)
     maps, weight = torch.randn(images, 128, 32, 32, **options), torch.randn(128, 128, 3, 3, **options)
 

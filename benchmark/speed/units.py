@@ -176,7 +176,7 @@ def _method(
         flops = work_flops(_step(cls, hyper, bench.task(name, ipc)), bench.spec)
         return Unit(
             name, ipc, title, "condense", 1, flops,
-            product=lambda run: method.loop.drive(*begin(), run), plain=plain(method, *begin()),
+            product=lambda run: method.loop.drive(*begin(), run), plain=plain(method.loop, *begin()),
         )  # fmt: skip
 
     return build

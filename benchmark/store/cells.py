@@ -12,9 +12,9 @@ import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from benchmark.containers.budget import Budget
+from benchmark.containers.budget import Budget, BudgetMode
 from benchmark.data import DatasetSpec
 from benchmark.store.records import MethodCard
 from benchmark.system.files import canonical_json
@@ -68,7 +68,7 @@ class Cell:
 
     def budget_on(self, spec: DatasetSpec) -> Budget:
         """The floats that the cell may store of its data set."""
-        return Budget(self.ipc, spec.classes, spec.image_shape, self.budget)
+        return Budget(self.ipc, spec.classes, spec.image_shape, cast(BudgetMode, self.budget))
 
     @property
     def label(self) -> str:

@@ -115,7 +115,8 @@ def read_artifact(path: Path, device: torch.device | str = "cpu") -> Artifact:
         if container.learned_lr is not None and not math.isfinite(container.learned_lr):
             raise ArtifactError(f"{path}: a learned step size of {container.learned_lr}")
         if card.get("zca"):
-            container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
+            mean, transform, inverse = (tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)
+            container.whitening = ZCA(mean, transform, inverse).to(device)
             if container.whitening.digest != card["zca"]:
                 raise ArtifactError(f"{path}: its whitening matrices do not match their digest")
         artifact = Artifact(container.to(device), card)

@@ -199,7 +199,8 @@ def _record(directory: Path) -> Record | None:
     stored = _read_object(path) or {}
     key = stored.get("key")
     result = _read_result(directory, key if isinstance(key, str) else directory.name.rpartition("-")[2])
-    for config in (stored.get("cell"), result and result.cell):  # a result outlives a damaged config.json
+    configs: tuple[Any, Any] = stored.get("cell"), result.cell if result else None
+    for config in configs:  # a result outlives a damaged config.json
         with contextlib.suppress(ValueError):
             cell = from_json(config, Cell)
             failure = _read(directory / FAILURE, Failure, "a failure of this version")

@@ -55,8 +55,8 @@ VERSIONS = 64
 _refused: set[tuple] = set()
 """What torch could not compile in this process."""
 
-Forward = Callable[[Network, Tensor], Any]
-"""(network, images [N, C, H, W]) -> tensors."""
+Forward = Callable[[Any, Tensor], Any]
+"""(network, images [N, C, H, W]) -> tensors. The network is a `Network`, or of the type that the function needs."""
 
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label: 1 where
@@ -70,6 +70,7 @@ def mixed_loss(
     labels_N: Tensor,
     partners_N: Tensor,
     kept: Tensor,
+    *,
     half: bool,
 ) -> Tensor:
     """Cross-entropy of a network with the given parameters on a batch.
@@ -86,7 +87,7 @@ def loss_and_gradients(
     network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`mixed_loss` and its gradient by parameter as a pure function, to be compiled."""
-    gradients, loss = grad_and_value(lambda parameters: mixed_loss(network, parameters, *batch, half))(parameters)
+    gradients, loss = grad_and_value(lambda own: mixed_loss(network, own, *batch, half=half))(parameters)
     return loss, gradients
 
 
@@ -96,7 +97,7 @@ def by_autograd(
     """The same: where nothing is compiled, an eighth faster on a CPU."""
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with torch.enable_grad():
-        loss = mixed_loss(network, leaves, *batch, half)
+        loss = mixed_loss(network, leaves, *batch, half=half)
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
@@ -106,7 +107,7 @@ def value_and_gradient(loss: Callable[[Any], Tensor], parameters: Any) -> tuple[
 
     That would keep a graph of the backward pass for a second derivative, and take the norm's apart for it.
     """
-    value, pull_back = vjp(loss, parameters)
+    value, pull_back = vjp(loss, parameters)[:2]
     with torch.no_grad():
         (gradient,) = pull_back(torch.ones_like(value), retain_graph=False)
     return value, gradient
@@ -118,7 +119,7 @@ def side_by_side(
     """`by_autograd` of E networks at once, everything stacked: (losses [E], gradients [E, ...] by name)."""
 
     def loss(own: dict[str, Tensor], *batch: Tensor) -> Tensor:
-        return mixed_loss(network, own, *batch, half)
+        return mixed_loss(network, own, *batch, half=half)
 
     if half:  # autocast knows no norm that `vmap` has taken apart; a derivative inside lets it come first
         return vmap(lambda own, *batch: value_and_gradient(lambda own: loss(own, *batch), own))(parameters, *batches)
@@ -157,7 +158,7 @@ class Passes:
         self.runtime, self.image_shape, self.microbatch = runtime, image_shape, microbatch
         self.shown = {"forward": forward, "trained": trained, "matched": matched, "training": training}
         self.batched = batched if batched is not None else bool(runtime and runtime.batched)
-        self.half = bool(runtime) and eagerly_half(runtime)
+        self.half = runtime is not None and eagerly_half(runtime)
         """Whether gradients of all classes side by side, which nothing compiles, are in bfloat16."""
         self._made: dict[tuple, Callable | None] = {}
 

@@ -51,6 +51,12 @@ class Recipe:
         if self.decay == "halfway" and self.epochs is None:
             raise ValueError("the halfway decay counts epochs")
 
+    @property
+    def epoch_count(self) -> int:
+        """The length in epochs, of a recipe that gives it so."""
+        assert self.epochs is not None, "the length of this recipe is given in steps"
+        return self.epochs
+
     def steps_per_epoch(self, images: int) -> int:
         return ceil(images / self.batch)
 
@@ -58,7 +64,7 @@ class Recipe:
         """Optimiser steps of the whole training on a set of `images` images."""
         if self.steps is not None:
             return self.steps
-        epochs = self.epochs + 1 if self.decay == "halfway" else self.epochs
+        epochs = self.epoch_count + 1 if self.decay == "halfway" else self.epoch_count
         return epochs * self.steps_per_epoch(images)
 
     def scaled(self, factor: float, images: int) -> Recipe:
@@ -67,8 +73,8 @@ class Recipe:
             return self
         if self.steps is not None:
             return dataclasses.replace(self, steps=max(min(self.steps, MINIMUM_STEPS), round(self.steps * factor)))
-        shortest = min(self.epochs, ceil(MINIMUM_STEPS / self.steps_per_epoch(images)))
-        return dataclasses.replace(self, epochs=max(shortest, round(self.epochs * factor)))
+        shortest = min(self.epoch_count, ceil(MINIMUM_STEPS / self.steps_per_epoch(images)))
+        return dataclasses.replace(self, epochs=max(shortest, round(self.epoch_count * factor)))
 
     def lr_factor(self, step: int, images: int) -> float:
         """Factor on the learning rate at optimiser step `step`, 0-based."""
@@ -77,15 +83,14 @@ class Recipe:
             return 0.5 * (1 + cos(pi * step / total))
         if self.decay == "multistep":
             return 0.2 ** ((3 * step >= 2 * total) + (6 * step >= 5 * total))
-        if self.decay == "halfway":
-            return 0.1 if step >= self.momentum_reset(images) else 1.0
-        return 1.0
+        reset = self.momentum_reset(images)
+        return 1.0 if reset is None or step < reset else 0.1
 
     def momentum_reset(self, images: int) -> int | None:
         """Step before which the optimiser is re-created and its momentum lost; None where that never happens."""
         if self.decay != "halfway":
             return None
-        return (self.epochs // 2 + 2) * self.steps_per_epoch(images)
+        return (self.epoch_count // 2 + 2) * self.steps_per_epoch(images)
 
 
 WHOLE_SET_STEPS = 60_000

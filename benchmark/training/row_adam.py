@@ -33,7 +33,7 @@ class RowAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "rows": rows})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
         assert closure is None, "this optimiser takes no closure"
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.containers import as_shape
 from benchmark.data import Split
 from benchmark.networks import Network, detached
 from benchmark.system.runtime import Runtime
@@ -43,13 +44,13 @@ class TrainingSet:
     """Images in a row that are one sample in several forms (see `Container.variants`)."""
 
     @classmethod
-    def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> TrainingSet:
-        return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]), variants)
+    def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> Self:
+        return cls(images_NCHW.__getitem__, labels_N, as_shape(images_NCHW.shape[1:]), variants)
 
     @classmethod
-    def real(cls, split: Split) -> TrainingSet:
+    def real(cls, split: Split) -> Self:
         """A real split as the network sees it."""
-        return cls(split.gather, split.labels, tuple(split.images.shape[1:]))
+        return cls(split.gather, split.labels, as_shape(split.images.shape[1:]))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,9 +99,10 @@ class Training:
         used where the recipe's is None; ValueError where both are."""
         self.ensemble, self.data, self.recipe = ensemble, data, recipe
         self.strategy = recipe.strategy or strategy
-        self.lr = recipe.lr if recipe.lr is not None else lr
-        if self.lr is None:
+        lr = recipe.lr if recipe.lr is not None else lr
+        if lr is None:
             raise ValueError("this recipe trains at the learned step size, and the condensed set has none")
+        self.lr = lr
         self.epoch_length = data.epoch_length(recipe)
         self.total_steps = recipe.total_steps(self.epoch_length)
         self.optimiser = torch.optim.SGD(
@@ -111,10 +113,8 @@ class Training:
         what = (ensemble.network, data.image_shape, batch * self.total_steps, runtime)
         small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP and runtime.precision != "reference"
         self.batched = runtime.batched or (small and not is_compiled(*what))
-        if self.batched:
-            self._pass = partial(side_by_side, ensemble.network, half=eagerly_half(runtime))
-        else:
-            self._pass = first_order_pass(*what)
+        together = partial(side_by_side, ensemble.network, half=eagerly_half(runtime))
+        self._pass: Pass = together if self.batched else first_order_pass(*what)
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]
@@ -221,11 +221,12 @@ def train_epochs(
     `first_order`: see `Task.first_order`. `strategy`: DSA operations drawn anew for every batch, or `none`.
     """
     parameters, whole = detached(network), images_NCHW.new_ones(())
+    _, _, rows, columns = images_NCHW.shape
     for _ in range(epochs):
         for indices in torch.randperm(len(images_NCHW), generator=generator, device=images_NCHW.device).split(batch):
             images = images_NCHW[indices]
             if strategy != "none":
-                images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
+                images = augment.apply(images, dsa.sample(strategy, 1, len(indices), (rows, columns), generator))
             _, gradients = first_order(parameters, images, labels_N[indices], labels_N[indices], whole)
             add_to_each_(list(parameters.values()), [gradients[name] for name in parameters], -lr)
 

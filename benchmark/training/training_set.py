@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark.containers import Container
+from benchmark.containers import Container, as_shape
 from benchmark.containers.dataset import WholeSet
 from benchmark.data import Split
 from benchmark.data.whitening import ZCA
@@ -23,9 +23,8 @@ class CondensedImages(TrainingSet):
 
 def training_set(container: Container, split: Split) -> TrainingSet:
     """The decoded images as the network sees them. `split` gives mean and std; a whitening comes with the container."""
-    shape = tuple(split.images.shape[1:])
     if isinstance(container, WholeSet):
-        return TrainingSet(container.images, container.labels, shape)
+        return TrainingSet(container.images, container.labels, as_shape(split.images.shape[1:]))
     with torch.no_grad():
         images, labels = container.decode()
         images = split.whitened(container.whitening).seen(images, container.space, container.whitening)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from benchmark.networks import Network
@@ -22,13 +22,13 @@ from benchmark.training.passes import EAGER, Passes
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
 
-def flatten(parameters: Network | dict[str, Tensor]) -> Tensor:
+def flatten(parameters: nn.Module | dict[str, Tensor]) -> Tensor:
     """All parameters as one detached tensor [P], in `parameters()` order; a copy."""
     tensors = parameters if isinstance(parameters, dict) else dict(parameters.named_parameters())
     return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
 
 
-def unflatten(flat: Tensor, network: Network) -> dict[str, Tensor]:
+def unflatten(flat: Tensor, network: nn.Module) -> dict[str, Tensor]:
     """Views of `flat` [P] by the names and shapes of the network's parameters; differentiable."""
     named = dict(network.named_parameters())
     parts = flat.split([parameter.numel() for parameter in named.values()])

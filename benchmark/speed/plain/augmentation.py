@@ -12,6 +12,8 @@ from torch import Tensor
 from benchmark.augment import Params, dsa
 from benchmark.condensation.task import Task
 
+Warp = Literal["none", "crop", "flip", "grid"]
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -19,7 +21,7 @@ class Draw:
 
     params: Params
     colour: bool
-    warp: Literal["none", "crop", "flip", "grid"]
+    warp: Warp
     cutout: bool
 
 
@@ -31,6 +33,7 @@ def draws(params: Params, calls: int) -> list[Draw]:
         index = torch.arange(call * rows, (call + 1) * rows)
         colour, affine, box = (values[index] for values in (host.colour, host.affine, host.box))
         linear, shift = affine[..., :2], affine[..., 2]
+        warp: Warp
         if bool((affine == eye).all()):
             warp = "none"
         elif bool((linear == eye[:, :2]).all()):

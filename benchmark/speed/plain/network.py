@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmark.networks.convnet import ConvNet
+from benchmark.networks import Network
+from benchmark.networks.convnet import Block, ConvNet
 
 Step = Callable[[], Any]
 """Does a unit of work once."""
@@ -20,17 +21,17 @@ class PlainConvNet(nn.Module):
     """The ConvNet of the literature from library layers, with the widths of a network of the suite. Its parameters come
     in the same order, so that one generator initialises both alike."""
 
-    def __init__(self, twin: ConvNet) -> None:
+    def __init__(self, twin: Network) -> None:
         super().__init__()
-        convolutions = [block.conv for block in twin.blocks]
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, padding=c.padding),
-                nn.GroupNorm(c.out_channels, c.out_channels),
-                nn.ReLU(inplace=True),
-            )
-            for c in convolutions
-        )
+        assert isinstance(twin, ConvNet), "only the ConvNet has a plain twin"
+        blocks = []
+        for block in twin.blocks:
+            assert isinstance(block, Block)
+            conv: Any = block.conv  # torch types its padding too widely for its own constructor
+            convolution = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+            norm = nn.GroupNorm(conv.out_channels, conv.out_channels)
+            blocks.append(nn.Sequential(convolution, norm, nn.ReLU(inplace=True)))
+        self.blocks = nn.ModuleList(blocks)
         self.pool = nn.AvgPool2d(2)
         self.classifier = nn.Linear(twin.classifier.in_features, twin.classifier.out_features)
         self.to(twin.classifier.weight.device)
