@@ -1,9 +1,9 @@
 """Expert trajectories: the weights of networks at every epoch of their training on real data (MTT, HaBa).
 
-Experts are trained as ensembles and each is kept in one memory-mapped safetensors file below the cache folder, float32,
-from its initialisation to the last epoch anyone has asked for. What an expert is depends on the images and how they
-are seen, the recipe, the repetition and its number, and on nothing else: every cell that wants it shares it, more
-experts are added to those there are, and one that is too short is trained on from where it ends.
+Experts are trained as ensembles. Each is kept in one memory-mapped safetensors file below the cache folder, float32,
+from its initialisation to the last epoch that anyone has asked for. An expert depends on the images and how networks
+see them, the recipe, the repetition and its own number, and on nothing else. So every cell that wants it shares it:
+missing experts are added to those that exist, and an expert that is too short is trained further from where it ends.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ from benchmark.training.trainer import Ensemble, Training, TrainingSet
 
 FORMAT = 1
 SNAPSHOT_BYTES = 2**29
-"""Of one group: all of its snapshots are held in memory and are part of its checkpoints until the group is done."""
+"""The most bytes of snapshots in a group of several experts. They are held in memory, and are part of the checkpoints, until
+the group is done."""
 
 
 def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:
-    """MTT's: plain SGD at a constant rate under DSA with one operation a batch (docs/methods.md 6)."""
+    """Return MTT's recipe of an expert: plain SGD at a constant rate, under DSA with one operation per batch
+    (docs/methods.md 6)."""
     return Recipe(epochs=epochs, batch=batch, lr=lr, momentum=0, weight_decay=0, decay="constant", align_corners=True)
 
 
 @dataclass(frozen=True)
 class ExpertTrajectories:
-    """What trajectory matching needs made: `count` experts of a recipe's length (a `Prerequisite`)."""
+    """What trajectory matching needs before it starts, as a `Prerequisite`: `count` experts trained by a recipe."""
 
     count: int
     recipe: Recipe
     zca: bool = False
-    """Whether they see the images ZCA-whitened."""
+    """Whether the experts see ZCA-whitened images."""
 
     @property
     def epochs(self) -> int:
@@ -59,38 +61,40 @@ class ExpertTrajectories:
         self.get(task, run)
 
     def get(self, task: Task, run: Run) -> Experts:
-        """The experts, trained as far as they are not in the task's cache."""
+        """Return the experts; those that the task's cache lacks are trained first."""
         return trajectories(task.whitened() if self.zca else task, run, self.count, self.recipe)
 
     def images(self, spec: DatasetSpec) -> float:
-        """Images that training them sees, as if no other cell had trained them (500 a class if unknown)."""
+        """Return how many images their training shows, as if no other cell had trained them (500 per class if the data
+        set's size is unknown)."""
         return float(self.count * self.epochs * (spec.train_images or 500 * spec.classes))
 
 
 @dataclass(frozen=True)
 class Experts:
-    """Trained experts, on disk: weights are read when they are asked for."""
+    """Trained experts on disk; weights are read only when they are asked for."""
 
     paths: tuple[Path, ...]
     epochs: int
     device: torch.device
     folder: tempfile.TemporaryDirectory | None = None
-    """What must outlive them where there is no cache."""
+    """The temporary folder that holds the files where there is no cache. It exists as long as this object."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def weights(self, expert: int, epoch: int) -> Tensor:
-        """Flat weights [P] on the device after `epoch` epochs; 0 is the initialisation."""
+        """Return an expert's flat weights [P] on the device after `epoch` epochs; epoch 0 is the initialisation."""
         assert 0 <= epoch <= self.epochs, "beyond the trajectory"
         with safe_open(self.paths[expert], "pt") as file:
             return file.get_slice("weights")[epoch].to(self.device)
 
 
 def trajectories(task: Task, run: Run, count: int, recipe: Recipe) -> Experts:
-    """`count` ConvNets trained on the task's images, as it sees them, for `recipe.epochs` epochs.
+    """Return `count` ConvNets trained on the task's images, as the task sees them, for `recipe.epochs` epochs.
 
-    From the task's cache as far as they are there. A damaged file is named in a warning and its expert trained again.
+    Experts in the task's cache are used as far as they go. A damaged file is named in a warning, and its expert is
+    trained again.
     """
     trainer = ExpertTrainer(task, run, recipe)
     with locks.turn(task.cache, f"experts-{trainer.folder.name}", run.should_stop):
@@ -130,13 +134,14 @@ class ExpertTrainer:
         return self.folder / f"expert-{expert:03d}.safetensors"
 
     def epochs_stored(self, expert: int) -> int:
-        """Epochs that the expert's file holds; -1 where there is none or it is damaged."""
+        """Return how many epochs the expert's file holds; -1 if there is no file or it is damaged."""
         stored = cache.load(self.path(expert), self.purpose)
         return -1 if stored is None else len(stored["weights"]) - 1
 
     def groups(self, wanted: list[int], found: list[int]) -> list[list[int]]:
-        """Experts to be trained together: as many as memory allows that start at the same epoch. Always neighbours, so
-        that first and last name the group when it is resumed."""
+        """Return the experts in the groups that are trained together: as many as memory allows, all starting at the
+        same epoch. The members of a group are neighbours, so that its first and last number name it when it is
+        resumed."""
         parameters = sum(p.numel() for p in self.network.parameters())
         by_snapshots = SNAPSHOT_BYTES // (4 * parameters * (self.epochs + 1))
         by_batch = PIXELS_AT_ONCE // (self.recipe.batch * self.task.spec.pixels)
@@ -149,7 +154,7 @@ class ExpertTrainer:
         return groups
 
     def train(self, group: list[int], begin: int) -> None:
-        """Train and store a group, from epoch `begin` of what is stored."""
+        """Train a group of experts, from epoch `begin` of what is stored, and store them."""
         task, recipe = self.task, self.recipe
         ensemble = Ensemble(self.network, [derive_seed(self.purpose, expert) for expert in group], task.runtime)
         data = TrainingSet.real(task.train)
@@ -172,8 +177,8 @@ class ExpertTrainer:
             cache.keep(self.path(expert), self.purpose, {"weights": weights_tP, "generator": generator.get_state()})
 
     def _go_on(self, ensemble: Ensemble, group: list[int], begin: int, snapshots_EtP: Tensor) -> None:
-        """Bring the ensemble to where the stored experts end. The optimiser has no state and the order is drawn anew at
-        an epoch's start, so weights and generators are everything."""
+        """Bring the ensemble to where the stored experts end. The optimiser has no state, and the order is drawn anew
+        at the start of an epoch, so weights and generators are everything."""
         for row, (expert, generator) in enumerate(zip(group, ensemble.generators, strict=True)):
             stored = cache.load(self.path(expert), self.purpose)
             if stored is None:
@@ -186,5 +191,5 @@ class ExpertTrainer:
 
 
 def flat_members(ensemble: Ensemble) -> Tensor:
-    """Flat weights [E, P] of every member on the CPU, a copy."""
+    """Return a copy of the flat weights [E, P] of all members, on the CPU."""
     return torch.cat([p.detach().flatten(1) for p in ensemble.parameters.values()], 1).cpu()
