@@ -30,8 +30,8 @@ from benchmark.training.trainer import Ensemble, Training, TrainingSet
 
 FORMAT = 1
 SNAPSHOT_BYTES = 2**29
-"""The most bytes of snapshots in a group of several experts. They are held in memory, and are part of the checkpoints, until
-the group is done."""
+"""The most bytes of snapshots in a group of several experts. They are held in memory, and are part of the checkpoints,
+until the group is done."""
 
 
 def expert_recipe(epochs: int, lr: float = 0.01, batch: int = 256) -> Recipe:

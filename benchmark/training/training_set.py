@@ -1,4 +1,4 @@
-"""A condensed set as networks are trained on it: decoded once, and seen as the training images are."""
+"""A condensed set as networks are trained on it: decoded once, and normalised as the training images are."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from benchmark.training.trainer import TrainingSet
 
 @dataclass(frozen=True)
 class CondensedImages(TrainingSet):
-    """Decoded images as the network sees them, and how real ones must be whitened to be seen alike."""
+    """Decoded images as the network sees them, with the whitening that real images need to be seen alike."""
 
     whitening: ZCA | None = None
 
 
 def training_set(container: Container, split: Split) -> TrainingSet:
-    """The decoded images as the network sees them. `split` gives mean and std; a whitening comes with the container."""
+    """Return the decoded images as the network sees them. `split` gives mean and std; a whitening comes with the
+    container."""
     if isinstance(container, WholeSet):
         return TrainingSet(container.images, container.labels, as_shape(split.images.shape[1:]))
     with torch.no_grad():
