@@ -95,7 +95,8 @@ class Evaluation:
         return f"{self.protocol}-{self.network}"
 
     def batch(self, images: int) -> int:
-        """Images in a step of training on a set of that size; 0 stands for one that is larger than any batch."""
+        """Return how many images are in a training step on a set of that size; 0 stands for a set larger than any
+        batch."""
         return min(self.recipe.batch, images) if images else self.recipe.batch
 
 
