@@ -1,4 +1,5 @@
-"""The command line of the measurements: units and IPCs to pairs of times, printed, stored and drawn into the report.
+"""The command line of the measurements: it times units at each IPC, prints and stores the times, and draws them into
+the report.
 
 Exit status: 0 done; 1 nothing could be measured; 2 bad arguments.
 """
@@ -29,11 +30,12 @@ from benchmark.system.wording import nearest
 
 BAD_INPUT = 2
 BUSY = 0.5
-"""Share of the cores that other processes may take before times are called contended."""
+"""If other processes take more than this share of the cores, the times are called contended."""
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 GPU_EXPERTS = 10
-"""Trained beside each other where one would not keep a GPU busy; fewer where a group of them takes fewer."""
+"""How many experts are trained beside each other where one would not keep a GPU busy; fewer if a group of them takes
+fewer."""
 
 QUICK_UNITS = ("dsa", "dm", "idc", "expert", "mtt", "evaluation-5", "loading")
 QUICK_INNER_STEPS = 4
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(options: Options) -> None:
-    """Raises ValueError for what does not exist."""
+    """Raise ValueError for what does not exist."""
     for name in options.units:
         if name not in units.names():
             raise ValueError(f"unknown unit {name!r}{nearest(name, units.names())}")
@@ -119,14 +121,14 @@ def check(options: Options) -> None:
 
 
 def chosen(options: Options) -> list[tuple[str, int]]:
-    """The units to time, each at every IPC it depends on."""
+    """Return the units to time, each at every IPC that it depends on."""
     wanted = options.units or (QUICK_UNITS if options.quick else units.names())
     sizes = tuple(dict.fromkeys(options.ipc))
     return [(name, ipc) for name in wanted for ipc in (sizes if units.depends_on_ipc(name) else sizes[:1])]
 
 
 def describe(bench: units.Bench, options: Options) -> Speed:
-    """The measurements before the first one: where and how they are made."""
+    """Return the measurements before the first one: where and how they are made."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Speed(
         format=SPEED_FORMAT,
@@ -143,7 +145,7 @@ def describe(bench: units.Bench, options: Options) -> Speed:
 
 
 def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measured: Speed, console: Console) -> Speed:
-    """The measurements with one more unit, or with why it could not be measured."""
+    """Return the measurements with one more unit, or with the reason why it could not be measured."""
     repetitions = options.repetitions or (QUICK_REPETITIONS if options.quick else REPETITIONS)
     try:
         unit = units.build(name, ipc, bench)

@@ -22,7 +22,7 @@ from methods.idc import IDCLoop
 
 
 def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """DC's, over the weights of all layers."""
+    """Return DC's distance, over the weights of all layers."""
     total = torch.zeros((), device=real[0].device)
     for r, s in zip(real, synthetic, strict=True):
         if r.ndim > 1:
@@ -33,7 +33,7 @@ def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> 
 
 
 def convolution_distance(kind: str, real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """IDC's, over the weights of convolutions."""
+    """Return IDC's distance, over the weights of convolutions."""
     pairs = [(r, s) for r, s in zip(real, synthetic, strict=True) if r.ndim == 4]
     if kind == "dc":
         return row_cosine_distance(*zip(*pairs, strict=True))
@@ -44,7 +44,7 @@ def convolution_distance(kind: str, real: Sequence[Tensor], synthetic: Sequence[
 
 
 def gradient_matching(loop: DCLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An image step of DC and DSA."""
+    """Return an image step of DC and DSA."""
     hyper, strategy = loop.hyper, task.strategy if loop.augments else "none"
     network = PlainConvNet(task.network())
 
@@ -66,7 +66,7 @@ def gradient_matching(loop: DCLoop, container: Container, optimiser: Optimizer, 
 
 
 def distribution_matching(loop: Loop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An iteration of DM."""
+    """Return an iteration of DM."""
     network = PlainConvNet(task.network()).requires_grad_(False)
 
     def step() -> Tensor:
@@ -85,7 +85,7 @@ def distribution_matching(loop: Loop, container: Container, optimiser: Optimizer
 
 
 def feature_alignment(loop: CAFELoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An image step of CAFE with the query behind it."""
+    """Return an image step of CAFE with the query behind it."""
     hyper, strategy = loop.hyper, task.strategy if loop.augments else "none"
     network = PlainConvNet(task.network())
     weights = [*[0.1] * (len(network.blocks) - 1), 1.0, 1.0, 1.0]
@@ -120,8 +120,8 @@ def feature_alignment(loop: CAFELoop, container: Container, optimiser: Optimizer
 
 
 def multi_formation_matching(loop: IDCLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """The matching of one pass over the classes of IDC and HMN, in the joint form of one step for all classes; the
-    graph of a class is gone before the next one's."""
+    """Return the matching of one pass over the classes of IDC and HMN, in the joint form of one step for all classes.
+    The graph of a class is gone before the next one's is built."""
     hyper = loop.hyper
     network = PlainConvNet(task.network())
 

@@ -18,8 +18,8 @@ Step = Callable[[], Any]
 
 
 class PlainConvNet(nn.Module):
-    """The ConvNet of the literature from library layers, with the widths of a network of the suite. Its parameters come
-    in the same order, so that one generator initialises both alike."""
+    """The ConvNet of the literature, made of library layers, with the widths of a network of the suite. Its parameters
+    have the same order, so that one generator initialises both alike."""
 
     def __init__(self, twin: Network) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PlainConvNet(nn.Module):
 
 
 def gradients(network: nn.Module, images_NCHW: Tensor, label: int, graph: bool) -> list[Tensor]:
-    """Of the cross-entropy of one class's images in all parameters."""
+    """Return the gradients, in all parameters, of the cross-entropy of one class's images."""
     labels = torch.full((len(images_NCHW),), label, device=images_NCHW.device)
     loss = F.cross_entropy(network(images_NCHW), labels)
     found = torch.autograd.grad(loss, list(network.parameters()), create_graph=graph)
@@ -60,7 +60,7 @@ def gradients(network: nn.Module, images_NCHW: Tensor, label: int, graph: bool) 
 
 
 def descend(loss: Tensor, optimiser: Optimizer) -> Tensor:
-    """One step of the images on a loss."""
+    """Take one step of the optimiser on a loss; return the loss without its graph."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

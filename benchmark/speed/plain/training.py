@@ -1,4 +1,4 @@
-"""Training of networks one after the other, and the data set made image by image."""
+"""Training networks one after the other, and making the data set image by image."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class PlainTraining:
 
 
 def load(name: str, data_dir: Path, device: torch.device) -> Tensor:
-    """The training images [N, C, H, W] as the networks see them, from the files."""
+    """Return the training images [N, C, H, W] as the networks see them, read from the files."""
     return as_seen(data.load(name, data_dir, download=False)).to(device)
 
 
 def as_seen(dataset: Dataset) -> Tensor:
-    """The training images [N, C, H, W] as the networks see them, made one after the other from PIL images."""
+    """Return the training images [N, C, H, W] as the networks see them, made one after the other from PIL images."""
     from PIL import Image
     from torchvision import transforms
 

@@ -34,7 +34,7 @@ def unroll(
     lr: Tensor | float,
     momentum: float = 0.0,
 ) -> Tensor:
-    """Flat weights [P] after `steps` steps of SGD, all of them one graph."""
+    """Return flat weights [P] after `steps` steps of SGD, all of them in one graph."""
     weights, velocity = start.clone().requires_grad_(), None
     for step in range(steps):
         images, labels = batch(step)
@@ -46,7 +46,7 @@ def unroll(
 
 
 def trajectory_matching(loop: MTTLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An iteration of MTT; of HaBa where the container has several hallucinators."""
+    """Return an iteration of MTT, or of HaBa if the container has several hallucinators."""
     hyper, generator, device = loop.hyper, task.generator, task.device
     experts = trajectories(task, Run(), hyper.experts, loop.expert_recipe())
     network = PlainConvNet(task.network())
@@ -95,14 +95,14 @@ def trajectory_matching(loop: MTTLoop, container: Container, optimiser: Optimize
 
 
 def sample_count(container: Container, hyper: Any, task: Task) -> tuple[int, int]:
-    """(samples the container holds, those of one inner step)."""
+    """Return (samples the container holds, samples of one inner step)."""
     samples = container.num_images // container.variants
     most = min(samples, SYNTHETIC_AT_MOST * task.classes)
     return samples, min(hyper.batch_syn or most, most)
 
 
 class Critic:
-    """HaBa's: taught to see two hallucinations of a basis alike."""
+    """HaBa's critic, which is taught to see two hallucinations of a basis alike."""
 
     def __init__(self, hyper: Any, container: Container, task: Task) -> None:
         self.hyper, self.container, self.task = hyper, container, task
@@ -139,7 +139,7 @@ class Critic:
 
 
 def training_matching(loop: LinBaLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An outer step of LinBa without an intervention."""
+    """Return an outer step of LinBa without an intervention."""
     hyper, generator = loop.hyper, task.generator
     assert hyper.intervention == "none", "the plain outer step does not augment"
     network = PlainConvNet(task.network())
