@@ -38,7 +38,8 @@ SHORT = Recipe(steps=4)
 
 
 def short_job(method: type[Method], dataset: Dataset, ipc: int = 1, seed: int = 0, **settings: Any) -> Job:
-    """A job of the method that takes a few steps: the quick schedule, every scaled field at `FEW_STEPS`, `settings`."""
+    """Return a job of the method that takes a few steps: the quick schedule, every scaled field at `FEW_STEPS`,
+    `settings`."""
     few = {name: FEW_STEPS for name, setting in settings_of(method.Hyper).items() if setting.scaled}
     hyper = method.hyper_parameters(dataset.spec, ipc, Schedule.parse("quick"), few | settings)
     cell = Cell(
@@ -58,7 +59,7 @@ def short_job(method: type[Method], dataset: Dataset, ipc: int = 1, seed: int = 
 def run_job(
     job: Job, dataset: Dataset, folder: Path, stop: Callable[[], bool] = lambda: False
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """(tensors of the condensed set, accuracies) of a job run in a folder of its own."""
+    """Run a job in a folder of its own; return (tensors of the condensed set, accuracies)."""
     store, runtime = Store(folder), Runtime(dataset.train.images.device)
     result = Worker(store, runtime, cache=folder / "cache", should_stop=stop).run(job, dataset)
     artifact = load_artifact(store.directory(job.cell) / CONDENSED, dataset)
@@ -68,9 +69,9 @@ def run_job(
 def check_method(method: type[Method], dataset: Dataset | None = None, ipc: int = 1, **settings: Any) -> None:
     """Assert that a method keeps the contract, by condensing digits (or `dataset`) for a few steps on the CPU.
 
-    The card and the fields; the budget and the announced storage; decoded shapes, labels and finite pixels; the same
-    bits from the same seed, also after a stop and resume at every step; the saved set scores what was reported.
-    `settings` override hyper-parameters, to keep a long inner loop short.
+    It checks the card and the fields; the budget and the announced storage; decoded shapes, labels and finite pixels;
+    that the same seed gives the same bits, also after a stop and resume at every step; and that the saved set scores
+    what was reported. `settings` override hyper-parameters, to keep a long inner loop short.
     """
     registry.check(method)
     assert registry.get(method.name) is method, f"{method.name} is registered as another class"

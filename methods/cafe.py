@@ -52,15 +52,15 @@ class CAFEHyper:
     query: Annotated[int, Setting(quick=16)] = 128
     """Real images per class whose accuracy drives the loops."""
     window: int = 10
-    """Queries that are compared."""
+    """How many queries are compared."""
     lambda1: float = 0.04
-    """A network is done when its queries between image steps differ by less."""
+    """A network is done when its queries between image steps differ by less than this."""
     lambda2: float = 0.03
-    """Its training between two image steps ends when its queries differ by more."""
+    """Its training between two image steps ends when its queries differ by more than this."""
     max_image_steps: Annotated[int, Setting(quick=10)] = 200
     max_inner_epochs: Annotated[int, Setting(quick=10)] = 200
     leaky_query: bool = False
-    """Queries are (previous query + sum of class accuracies) / classes, as in the authors' code."""
+    """Whether a query is (previous query + sum of class accuracies) / classes, as in the authors' code."""
     discrimination: float = 0.01
     lr_net: float = 0.01
     batch_net: int = 256
@@ -75,7 +75,7 @@ class Window:
         self.accuracies: list[float] = []
 
     def add(self, class_accuracies: Sequence[float]) -> None:
-        """Take up a query: the accuracy of every class in [0, 1]."""
+        """Add a query: the accuracy of every class in [0, 1]."""
         carried = self.accuracies[-1] if self.leaky and self.accuracies else 0.0
         accuracy = (carried + sum(class_accuracies)) / len(class_accuracies)
         self.accuracies = [*self.accuracies, accuracy][-self.size :]
@@ -90,7 +90,8 @@ class Window:
 
 
 class BiLevel:
-    """Where the dynamic loop stands: the queries of the current network and what was counted; part of a checkpoint."""
+    """Where the dynamic loop stands: the queries of the current network, and what was counted. It is part of a
+    checkpoint."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -115,10 +116,10 @@ class CAFELoop(Loop):
 
     microbatches = True
     augments: ClassVar[bool] = False
-    """Whether both batches of a class, and network training, are under DSA."""
+    """Whether DSA augments both batches of a class, and network training."""
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
-        """With every window judged as soon as it is full."""
+        """Return the cost of a loop that judges every window as soon as it is full."""
         hyper, synthetic = self.hyper, per_class * spec.classes
         steps = hyper.iterations * min(hyper.window, hyper.max_image_steps)
         epochs = steps * min(hyper.window, hyper.max_inner_epochs)
@@ -130,8 +131,8 @@ class CAFELoop(Loop):
         return torch.optim.SGD(container.parameters(), self.hyper.lr_img, self.hyper.mom_img)
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        """A step of the run is one image step with its network training; a network has `max_image_steps` of them at
-        most, and those that it does not need are skipped."""
+        """A step of the run is one image step with its network training. A network has at most `max_image_steps` of
+        them; those that it does not need are skipped."""
         hyper, strategy = self.hyper, task.strategy if self.augments else "none"
         network, objective, loop = task.network(), FeatureAlignment(hyper.discrimination), BiLevel(self.window())
         steps = hyper.iterations * hyper.max_image_steps
@@ -204,12 +205,12 @@ class CAFEDSA(CAFE):
 
 
 def guesses(network: Network, images_NCHW: Tensor) -> Tensor:
-    """The class [N] that a network sees in every image."""
+    """Return the class [N] that a network sees in every image."""
     return network(images_NCHW).argmax(1)
 
 
 def query(network: Network, task: Task, per_class: int) -> list[float]:
-    """Accuracy of a network's `guesses` on a random batch of real images of each class."""
+    """Return the accuracy of a network's `guesses` on a random batch of real images of each class."""
     batch_KNCHW = task.real_batch(per_class)
     # Whole classes at a time: what is compiled for a size then serves nearly all of them.
     parts = batch_KNCHW.split(max(1, SCORING_BATCH // batch_KNCHW.shape[1]))

@@ -35,7 +35,7 @@ QUICK_STEPS = 30
 
 
 def loops(ipc: int) -> tuple[int, int]:
-    """(outer loop, inner epochs) of an IPC: the authors' table, and our rule where their code exits."""
+    """Return (outer loop, inner epochs) of an IPC: the authors' table, and our rule where their code exits."""
     if ipc in PUBLISHED_LOOPS:
         return PUBLISHED_LOOPS[ipc]
     if ipc >= 100:
@@ -58,7 +58,7 @@ class DCHyper:
     """Real images per class and step."""
     distance: Distance = "dc"
     init: Annotated[Literal["noise", "real"], Setting(quick="real")] = "noise"
-    """From noise, the few steps of the quick schedule would end at chance."""
+    """The few steps of the quick schedule would end at chance if they began with noise."""
 
 
 class DCLoop(Loop):
@@ -66,7 +66,7 @@ class DCLoop(Loop):
 
     microbatches = True
     augments: ClassVar[bool] = False
-    """Whether both batches of a class, and network training, are under DSA."""
+    """Whether DSA augments both batches of a class, and network training."""
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
         hyper, synthetic = self.hyper, per_class * spec.classes

@@ -67,7 +67,8 @@ class DM(Method):
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
-        """The authors' readme: lr_img 10 from IPC 100 on with ten classes, and above IPC 125 with a hundred."""
+        """Set lr_img by the authors' readme: 10 from IPC 100 on with ten classes, and above IPC 125 with a hundred;
+        else 1."""
         large = ipc >= 100 if spec.classes < 50 else ipc > 125
         return values | {"lr_img": 10.0 if large else 1.0}
 

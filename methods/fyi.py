@@ -43,7 +43,7 @@ class MirroredTask(Task):
     def synthetic(
         self, container: Container, at_most: int = SYNTHETIC_AT_MOST, classes_K: Tensor | None = None
     ) -> Tensor:
-        """Images [K, 2 M, C, H, W]: those that the host takes, then the same ones mirrored."""
+        """Return images [K, 2 M, C, H, W]: those that the host takes, then the same ones mirrored."""
         images = super().synthetic(container, at_most, classes_K)
         return torch.cat([images, images.flip(-1)], dim=1)
 
@@ -53,7 +53,7 @@ class MirroredTask(Task):
 
 
 class _Mirrored(Loop):
-    """Comes before the class of a host's loop."""
+    """Mirrors the synthetic images of a host's loop. It stands before the host's loop among the base classes."""
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
         if not spec.flip:

@@ -46,14 +46,14 @@ from methods.mtt import MTT, Companion, Decode, MTTHyper, MTTLoop, row
 class HaBaHyper(MTTHyper):
     iterations: Annotated[int, Setting(scaled=True, quick=30)] = 15_000
     hallucinators: int = 5
-    """A strict budget with room to spare gets more."""
+    """At least this many: a strict budget with room to spare gets more."""
     activation: Activation = "none"
-    """Between scale and shift and the transposed convolution."""
+    """What stands between scale and shift and the transposed convolution."""
     # The published rates undo the warm start (digits, IPC 1, held-out tenth of train: 78 % before the first iteration,
     # 45 % after sixty at the published rates and 87 % at the quick ones).
     lr_img: Annotated[float, Setting(quick=10.0)] = 1000.0
     mom_img: float = 0.95
-    """Of bases and hallucinators."""
+    """Momentum of bases and hallucinators."""
     lr_hallucinator: Annotated[float, Setting(quick=1.0)] = 100.0
     mom_lr: float = 0.9
     alpha_floor: float = 1e-3
@@ -67,17 +67,17 @@ class HaBaHyper(MTTHyper):
     """Weight of the critic's supervised contrastive loss."""
     temperature: float = 0.07
     warm_start: Annotated[int, Setting(quick=300)] = 0
-    """Adam steps of every decoded image towards a real one before the first iteration; 0, as published, starts with the
-    hallucinators as they were drawn, which turn every basis into noise of their own."""
+    """Adam steps that move every decoded image towards a real one before the first iteration. 0, as published, starts
+    with the hallucinators as they were drawn, which turn every basis into noise of their own."""
     warm_lr: float = 0.01
     batch_standardise: Literal["none", "train"] = "none"
-    """`train`: every batch has mean 0 and deviation 1 over all of its values, in the experts and in the native training
-    (the authors also do so in testing)."""
+    """With `train`, every batch has mean 0 and deviation 1 over all of its values, in the experts and in the native
+    training (the authors also do so in testing)."""
 
 
 class Critic(Companion):
     """A ConvNet that is taught to see two hallucinations of a basis alike, while the container is moved to make them
-    differ. One step of each per iteration."""
+    differ. Each of the two takes one step per iteration."""
 
     def __init__(self, hyper: HaBaHyper, container: Container, task: Task) -> None:
         self.hyper, self.container, self.task = hyper, container, task
@@ -92,8 +92,8 @@ class Critic(Companion):
         self.optimiser.load_state_dict(state["optimiser"])
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """(images [2 N, C, H, W] as the network sees them: random bases through one random hallucinator, then the same
-        ones through another; labels [2 N]). All are augmented by one draw of operations."""
+        """Return (images [2 N, C, H, W] as the network sees them: random bases through one random hallucinator, then
+        the same bases through another; labels [2 N]). All images are augmented by one draw of operations."""
         container, task, generator = self.container, self.task, self.task.generator
         variants, count = container.variants, container.num_images // container.variants
         most = min(count, SYNTHETIC_AT_MOST * task.classes)
@@ -106,16 +106,17 @@ class Critic(Companion):
         return seen, container.labels[samples * variants].repeat(2)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        """[2 N, D], with the graph of one hallucination alive at a time, as large as that of a student step; the other
-        is computed again in the backward pass."""
+        """Return features [2 N, D], with the graph of only one hallucination in memory at a time, which is as large as
+        that of a student step. The other one is computed again in the backward pass."""
         halves = images_NCHW.chunk(2)
         embed = self.network.features
         return torch.cat([checkpoint(embed, half, use_reentrant=False, preserve_rng_state=False) for half in halves])
 
     @staticmethod
     def cosine(features_ND: Tensor) -> Tensor:
-        """Between the two hallucinations of every basis."""
-        return F.cosine_similarity(*features_ND.chunk(2), dim=1)
+        """Return the cosine between the two hallucinations of every basis."""
+        one, other = features_ND.chunk(2)
+        return F.cosine_similarity(one, other, dim=1)
 
     def add_gradients(self) -> dict[str, Tensor]:
         images, _ = self.pair()
@@ -140,13 +141,13 @@ class Critic(Companion):
 
 
 class HaBaLoop(MTTLoop):
-    """MTT's loop in which a student step sees all of its bases through the same hallucinator, against a critic."""
+    """MTT's loop against a critic. A student step sees all of its bases through the same hallucinator."""
 
     def expert_recipe(self) -> Recipe:
         return dataclasses.replace(super().expert_recipe(), standardise=self.hyper.batch_standardise == "train")
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
-        """A step sees each sample in one form."""
+        """Return the cost of the loop, in which a step sees each sample in only one form."""
         whole = super().cost(spec, min(per_class // variants, SYNTHETIC_AT_MOST))
         pairs = 2 * whole.step.matched / max(1, self.hyper.syn_steps)
         return dataclasses.replace(whole, step=whole.step + Work(trained=2 * pairs))
@@ -164,7 +165,7 @@ class HaBaLoop(MTTLoop):
         return Critic(self.hyper, container, task) if container.variants > 1 else Companion()
 
     def decoder(self, container: Container, task: Task) -> tuple[int, Decode]:
-        """Batches of samples; one student step sees all of its own through the same hallucinator."""
+        """Batches are of samples; one student step sees all of its samples through the same hallucinator."""
         shape = (self.hyper.syn_steps,)
         variants_T = torch.randint(container.variants, shape, generator=task.generator, device=task.device)
         every = torch.arange(container.num_images // container.variants, device=task.device)
@@ -203,12 +204,12 @@ class HaBa(MTT):
         return container
 
     def _first_bases(self, count: int, task: Task) -> Tensor:
-        """Images [K, count, C, H, W]; a strict budget can hold more small bases than a class has images."""
+        """Return images [K, count, C, H, W]. A strict budget can hold more small bases than a class has images."""
         return task.noise(count) if self.hyper.init == "noise" else task.gather(task.start_indices(count))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """Under another loop Adam, at a rate tried on digits (IPC 1, 60 steps of DM's loop, one network scored on a
-        held-out tenth of the training set): 0.001, 0.01 and 0.05 gave 12.6, 54.5 and 54.5 %."""
+        """Return Adam under another method's loop. Its rate was tried on digits (IPC 1, 60 steps of DM's loop, one
+        network scored on a held-out tenth of the training set): 0.001, 0.01 and 0.05 gave 12.6, 54.5 and 54.5 %."""
         return super().optimiser(container) if self.owns_loop else torch.optim.Adam(container.parameters(), 0.01)
 
     def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:

@@ -1,4 +1,4 @@
-"""Herding: a reference row. Images whose mean embedding follows the class mean.
+"""Herding: a reference row. It picks images whose mean embedding follows the class mean.
 
 Paper      Welling, "Herding dynamical weights to learn", ICML 2009; as a coreset in Rebuffi et al., iCaRL, CVPR 2017
 Rule       per class, for t = 1..IPC take the unused x minimising | t * mean(phi) - sum of chosen phi - phi(x) |
@@ -33,7 +33,7 @@ class HerdingHyper:
 
 
 def herd(features_ND: Tensor, count: int) -> Tensor:
-    """Positions [count] of the herding order within one class."""
+    """Return positions [count] of the herding order within one class."""
     mean_D = features_ND.mean(0)
     chosen = torch.zeros(len(features_ND), dtype=torch.bool, device=features_ND.device)
     sum_D, order = torch.zeros_like(mean_D), []

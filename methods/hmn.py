@@ -55,14 +55,14 @@ from benchmark.training.training_set import training_set
 from methods.idc import IDCLoop, LoopHyper
 
 FEWEST_IMAGES = 2
-"""Per class; a budget that holds fewer is too small (docs/methods.md 1.10)."""
+"""Images per class; a budget that holds fewer is too small (docs/methods.md 1.10)."""
 
 DECAY_AT = (0.6, 0.8)
 """Shares of the steps after which the learning rate is multiplied by `decay`."""
 
-FOUND = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
-"""What scored higher than the defaults on held-out training images, by the longer side in pixels up to which it holds;
-the evidence above 32 is weak (docs/lab/hmn.md)."""
+FOUND: tuple[tuple[float, dict[str, Any]], ...] = ((16, {"decay": 0.1}), (32, {}), (math.inf, {"lr_img": 3e-3}))
+"""Settings that scored higher than the defaults on held-out training images, each with the longest side in pixels for
+which it holds. The evidence above 32 is weak (docs/lab/hmn.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +72,24 @@ class HMNHyper(LoopHyper):
     n_data: Annotated[int, Setting(quick=256)] = 2000
     """Real images the network is trained on between two passes."""
     dataset_channels: int
-    """Channels d of the memory all classes share; with k, n and `hidden` from `layout_for`."""
+    """Channels d of the memory that all classes share. `layout_for` sets it, and k, n and `hidden` with it."""
     class_channels: int
     instance_channels: int
     hidden: str
     """Widths between the decoder's layers, such as `16-8`."""
     over_budget: float = 0.1
-    """Storage beyond the budget during condensation, as a share of it; pruned away afterwards."""
+    """Storage beyond the budget during condensation, as a share of the budget; it is pruned away afterwards."""
     split: Literal["holdout", "pilot"] = "holdout"
-    """`holdout`: nothing but the choice of beta sees the held-out tenth. `pilot`: so in a pilot run that finds beta;
-    the set itself is then condensed, and pruned at that beta, with the whole training set."""
+    """With `holdout`, only the choice of beta sees the held-out tenth. With `pilot`, that holds for a pilot run that
+    finds beta; the set itself is then condensed, and pruned at that beta, with the whole training set."""
     beta: Literal["search", "0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"] = "search"
-    """One that an earlier run found is frozen here: nothing is searched, and the whole training set is condensed."""
+    """A number is a beta that an earlier run found: nothing is searched, and the whole training set is condensed."""
     warm_start: int = 1500
-    """Adam steps of every image towards a real one before the first matching step; 0 starts from noise."""
+    """Adam steps that move every image towards a real one before the first matching step; 0 starts from noise."""
     warm_lr: float = 0.1
-    """Of the warm start, falling to zero along a cosine."""
+    """Learning rate of the warm start, which falls to zero along a cosine."""
     lr_img: float = 1e-2
-    """Of Adam, on everything the container stores."""
+    """Learning rate of Adam, on everything that the container stores."""
     decay: float = 1.0
     """Factor on the learning rate at 60 % and again at 80 % of the steps."""
     beta1: float = 0.9
@@ -97,13 +97,13 @@ class HMNHyper(LoopHyper):
     classes_per_step: int = 10
     aum_space: MarginSpace = "logits"
     aum_nets: Annotated[int, Setting(at_least=1)] = 1
-    """Networks whose margins are averaged."""
+    """How many networks the margins are averaged over."""
     aum_steps: Annotated[int, Setting(quick=60)] = 10_000
     """Optimiser steps of their training: the unified recipe's."""
     aum_points: Annotated[int, Setting(quick=10, at_least=1)] = 50
     """Evenly spaced moments of that training at which margins are measured."""
     beta_nets: Annotated[int, Setting(quick=1, at_least=1)] = 2
-    """Networks trained for each beta."""
+    """How many networks are trained for each beta."""
     beta_steps: Annotated[int, Setting(quick=60)] = 3_333
     """Optimiser steps of their training: a third of the unified recipe's."""
     beta_stride: Annotated[int, Setting(quick=5, at_least=1)] = 1
@@ -111,7 +111,7 @@ class HMNHyper(LoopHyper):
 
 
 class HMNLoop(IDCLoop):
-    """IDC's loop with Adam and two drops of its rate: rows that a step does not show keep their value and state."""
+    """IDC's loop with Adam and two drops of its rate. Rows that a step does not show keep their value and state."""
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
         return row_adam(container, self.hyper, self.hyper.lr_img)
@@ -143,20 +143,21 @@ class HMN(Method):
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
-        """Sizes of the budget, what scored best at the images' size, and trainings of AUM and beta that are as long as
-        the schedule makes those of evaluation."""
+        """Set the sizes of the budget, what scored best at the images' size, and trainings of AUM and beta that are as
+        long as the schedule makes those of evaluation."""
         layout = asdict(layout_for(spec.classes, spec.image_shape, ipc))
         side = max(spec.height, spec.width)
         found = next(settings for most, settings in FOUND if side <= most)
         whole = unified(ipc)
-        lengths = {"aum_steps": whole, "beta_steps": replace(whole, steps=whole.steps // 3)}
-        lengths = {name: recipe.scaled(schedule.factor, 0).steps for name, recipe in lengths.items()}
+        recipes = {"aum_steps": whole, "beta_steps": replace(whole, steps=whole.total_steps(0) // 3)}
+        lengths = {name: recipe.scaled(schedule.factor, 0).steps for name, recipe in recipes.items()}
         return values | found | layout | lengths | {"hidden": "-".join(map(str, layout["hidden"]))}
 
     # Its sizes
 
     def sizes(self, spec: DatasetSpec, budget: Budget) -> tuple[int, int]:
-        """(GIPC stored at the end, GIPC+ during condensation). Raises BudgetError where fewer than two fit."""
+        """Return (GIPC stored at the end, GIPC+ during condensation). Raises BudgetError if fewer than two images per
+        class fit."""
         layout = layout_of(self.hyper)
         over = math.floor(
             (1 + Fraction(str(self.hyper.over_budget))) * budget.floats
@@ -173,7 +174,7 @@ class HMN(Method):
         return final, start
 
     def searching(self, spec: DatasetSpec, budget: Budget) -> bool:
-        """Whether something is pruned by a beta that is not given."""
+        """Return whether something is pruned by a beta that is not given."""
         final, start = self.sizes(spec, budget)
         return self.searches and start > final and self.hyper.beta == "search"
 
@@ -198,14 +199,14 @@ class HMN(Method):
         )
 
     def _images_for_aum(self, spec: DatasetSpec, budget: Budget) -> int:
-        """That the trainings which measure AUM show."""
+        """Return how many images the trainings show that measure AUM."""
         final, start = self.sizes(spec, budget)
         if not self.searches or start == final:
             return 0
         return self.hyper.aum_nets * self.hyper.aum_steps * min(unified(budget.ipc).batch, start * spec.classes)
 
     def _images_for_beta(self, spec: DatasetSpec, budget: Budget) -> int:
-        """That the trainings which choose beta show."""
+        """Return how many images the trainings show that choose beta."""
         if not self.searching(spec, budget):
             return 0
         steps = len(beta_grid(self.hyper)) * self.hyper.beta_nets * self.hyper.beta_steps
@@ -226,9 +227,11 @@ class HMN(Method):
         if searching and self.hyper.split == "pilot":
             first = Prefixed(run, "pilot ")
             trial = super().condense(fitting, first)
+            assert isinstance(trial, Hierarchical)
             scores = self.beta_scores(trial, self.margins(trial, fitting, first), fitting, first)
         pool = fitting if self.holds_out else task
         container = super().condense(pool, run)
+        assert isinstance(container, Hierarchical)
         if start > final:
             container.keep_(self.kept(container, pool, run, scores))
         task.budget.check(container.num_floats)
@@ -238,7 +241,7 @@ class HMN(Method):
             gipc_over=start,
             pruned_per_class=start - final,
             split=self.hyper.split,
-            beta_scored_on=len(fitting.validation) if searching else 0,
+            beta_scored_on=len(fitting.validation) if searching and fitting.validation else 0,
         )
         for name, value in {
             "train_images_of_smallest_class": pool.smallest_class,
@@ -257,12 +260,12 @@ class HMN(Method):
         return container
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """Adam under every loop: the step sizes of other methods are those of pixels."""
+        """Return Adam under every loop, because the step sizes of other methods are those of pixels."""
         return row_adam(container, self.hyper, self.hyper.lr_img)
 
     def kept(self, container: Hierarchical, task: Task, run: Run, scores: dict[int, list[float]] | None) -> Tensor:
-        """Positions [K, GIPC] of the images to keep. `scores`: of each beta, from a pilot run; None: find them, unless
-        beta is given."""
+        """Return the positions [K, GIPC] of the images to keep. `scores`: those of each beta from a pilot run; None if
+        there was none, and they are to be found here unless beta is given."""
         aum_KG = self.margins(container, task, run)
         trainings = self.hyper.aum_nets * (2 if scores else 1)
         if self.hyper.beta == "search":
@@ -281,17 +284,16 @@ class HMN(Method):
     def final(self, task: Task) -> int:
         return self.sizes(task.spec, task.budget)[0]
 
-    def margins(self, container: Hierarchical, task: Task, run: Run | Prefixed) -> Tensor:
-        """AUM [K, GIPC+] of the container's images."""
+    def margins(self, container: Hierarchical, task: Task, run: Run) -> Tensor:
+        """Return the AUM [K, GIPC+] of the container's images."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.aum_steps)
         images = training_set(container, task.train)
         return measure_aum(images, task, run, recipe, hyper.aum_nets, hyper.aum_points, hyper.aum_space, "margins")
 
-    def beta_scores(
-        self, container: Hierarchical, aum_KG: Tensor, task: Task, run: Run | Prefixed
-    ) -> dict[int, list[float]]:
-        """Accuracies on the held-out images by beta in tenths."""
+    def beta_scores(self, container: Hierarchical, aum_KG: Tensor, task: Task, run: Run) -> dict[int, list[float]]:
+        """Return the accuracies on the held-out images, by beta in tenths."""
         hyper, recipe = self.hyper, replace(unified(task.ipc), steps=self.hyper.beta_steps)
+        assert task.validation is not None, "beta is judged by held-out images"
         images, validation = training_set(container, task.train), task.validation.whitened(container.whitening)
         drop, grid = container.per_class - self.final(task), beta_grid(hyper)
         return search_beta(images, aum_KG, drop, grid, validation, task, run, recipe, hyper.beta_nets, "beta")
@@ -320,20 +322,20 @@ class HMNRandom(HMN):
 
 
 def row_adam(container: Container, hyper: HMNHyper, lr: float) -> RowAdam:
-    """Adam on everything the container stores, rows of its memories apart."""
+    """Return Adam on everything that the container stores, with the rows of its memories treated separately."""
     groups = [{"params": [parameter], "rows": rows} for parameter, rows in container.row_dimensions()]
     return RowAdam(groups, lr, (hyper.beta1, hyper.beta2))
 
 
 def container_of(hyper: HMNHyper, spec: DatasetSpec, per_class: int) -> Hierarchical:
-    """An uninitialised container of so many images per class."""
+    """Return an uninitialised container of so many images per class."""
     layout = layout_of(hyper)
     sizes = layout.dataset_channels, layout.class_channels, layout.instance_channels, list(layout.hidden)
     return Hierarchical(spec.classes, per_class, list(spec.image_shape), *sizes)
 
 
 def layout_of(hyper: HMNHyper) -> Layout:
-    """Raises ValueError for a `hidden` that is no list of widths."""
+    """Return the layout that the settings name. Raises ValueError for a `hidden` that is no list of widths."""
     widths = hyper.hidden.split("-")
     if not all(width.isdecimal() and int(width) for width in widths):
         raise ValueError(f"hidden={hyper.hidden!r}: write widths such as 16-8")
@@ -342,5 +344,5 @@ def layout_of(hyper: HMNHyper) -> Layout:
 
 
 def beta_grid(hyper: HMNHyper) -> range:
-    """The betas that are tried, in tenths."""
+    """Return the betas that are tried, in tenths."""
     return range(0, TENTHS + 1, hyper.beta_stride)

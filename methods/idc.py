@@ -39,7 +39,7 @@ from benchmark.objectives.gradient_matching import Distance, GradientMatching
 from benchmark.training.recipes import Recipe
 from benchmark.training.trainer import scale_lr
 
-SETTINGS = {
+SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("SVHN", 10): {"n_data": 500},
     ("CIFAR10", 10): {},
     ("CIFAR100", 10): {},
@@ -48,7 +48,8 @@ SETTINGS = {
     ("MNIST", 10): {"n_data": 500, "lr_img": 1e-4, "metric": "l1"},
     ("FashionMNIST", 10): {"n_data": 500, "lr_img": 1e-4, "metric": "l1"},
 }
-"""By data set; lr_img is the one at IPC 10 and `BASE_SIDE` pixels, from which `adapt` computes the cell's."""
+"""Settings by data set. lr_img is the one at IPC 10 and `BASE_SIDE` pixels, from which `adapt` computes that of the
+cell."""
 
 BASE_LR = 5e-3
 BASE_SIDE = {"MNIST": 28}
@@ -56,7 +57,7 @@ BASE_SIDE = {"MNIST": 28}
 
 
 def joint_momentum(lr: float, momentum: float, steps: float) -> tuple[float, float]:
-    """(lr', momentum') of one step that stands for `steps` steps of which only the first has a gradient.
+    """Return (lr', momentum') of one step that stands for `steps` steps of which only the first has a gradient.
 
     The authors' one momentum buffer holds all classes and steps after each class, so between two gradients of a class
     its images drift for C - 1 steps. One step per pass with momentum^C and lr (1 - momentum^C) / (1 - momentum) puts
@@ -68,7 +69,7 @@ def joint_momentum(lr: float, momentum: float, steps: float) -> tuple[float, flo
 
 @dataclass(frozen=True, kw_only=True)
 class LoopHyper:
-    """What IDC's loop needs to know, whatever it moves."""
+    """What IDC's loop needs to know, whatever container it moves."""
 
     outer: Annotated[int, Setting(scaled=True, quick=7)] = 2000
     """Networks drawn."""
@@ -92,9 +93,10 @@ class LoopHyper:
     cutmix: float = 0.5
     """Probability that a batch of network training (and of IDC's native evaluation) is mixed by CutMix."""
     classes_per_step: int = 0
-    """Classes in one step, in random order; 0 for all of them together."""
+    """How many classes are in one step, in random order; 0 for all of them together."""
     step_per_class: bool = False
-    """One step after each class, in their order: the authors' literal sequence, in place of the joint step."""
+    """Whether there is one step after each class, in their order: the authors' literal sequence, in place of the joint
+    step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,8 @@ class IDCHyper(LoopHyper):
     lr_img: Annotated[float, Setting(quick=0.01)] = BASE_LR
     mom_img: float = 0.5
     optim_img: Annotated[Literal["sgd", "adam"], Setting(quick="adam")] = "sgd"
-    """`adam` for runs too short for the published step size: the loss, and with it its gradient, changes by orders of
-    magnitude while the network is trained."""
+    """`adam` is for runs that are too short for the published step size: the loss, and with it its gradient, changes by
+    orders of magnitude while the network is trained."""
     init: Literal["mix", "random", "first"] = "mix"
     """`mix`: every cell shows a random real image; `first`: the same with the first images of each class, as the
     authors do; `random`: every stored image is a random real one."""
@@ -132,7 +134,7 @@ class IDCLoop(Loop):
         return torch.optim.SGD(container.parameters(), lr, momentum)
 
     def lr_factor(self, progress: float) -> float:
-        """Factor on the container's learning rate when a share `progress` in [0, 1) of the steps is done."""
+        """Return the factor on the container's learning rate when a share `progress` in [0, 1) of the steps is done."""
         return 1.0
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
@@ -157,11 +159,11 @@ class IDCLoop(Loop):
                 task.train_on_real(network, trainer, *settings)
 
     def own_state(self, task: Task) -> dict[str, Any]:
-        """What a variant of the loop changes besides, such as the images it has picked (see `Run.loop`)."""
+        """Return what a variant of the loop changes besides, such as the images that it has picked (see `Run.loop`)."""
         return {}
 
     def class_order(self, task: Task) -> tuple[Tensor, ...]:
-        """The classes of each step of one pass."""
+        """Return the classes of each step of one pass."""
         classes = torch.arange(task.classes, device=task.device)
         if self.hyper.step_per_class:
             return classes.split(1)
@@ -171,9 +173,9 @@ class IDCLoop(Loop):
         return order.split(self.hyper.classes_per_step)
 
     def batches(self, container: Container, classes_K: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        """(real [K, n, C, H, W], synthetic [K, M, C, H, W]) of the given classes as the network sees them.
+        """Return (real [K, n, C, H, W], synthetic [K, M, C, H, W]) of the given classes as the network sees them.
 
-        Both sides of a class are under one DiffAug transform; the synthetic one carries the graph to the container.
+        Both sides of a class are under one DiffAug transform; the synthetic side carries the graph to the container.
         """
         real = task.gather(task.real_indices(self.hyper.batch_real)[classes_K])
         synthetic = task.synthetic(container, self.hyper.batch_syn, classes_K)
@@ -201,7 +203,7 @@ class IDC(Method):
 
     @classmethod
     def default_factor(cls, spec: DatasetSpec) -> int:
-        """2, and 3 for images above 64 pixels, as the authors use on ImageNet."""
+        """Return 2, or 3 for images above 64 pixels, as the authors use on ImageNet."""
         return 2 if max(spec.height, spec.width) <= 64 else 3
 
     def start(self, task: Task, run: Run) -> Container:
@@ -243,10 +245,10 @@ class IDCI(IDC):
 
 
 def around(indices: Tensor, count: int) -> Tensor:
-    """`count` indices [..., count], going round again where there are fewer."""
+    """Return `count` indices [..., count], which repeat if there are fewer."""
     return indices[..., torch.arange(count, device=indices.device) % indices.shape[-1]]
 
 
 def raw_images(task: Task, indices_KM: Tensor) -> Tensor:
-    """Training images [K, M, C, H, W], pixels in [0, 1]."""
+    """Return training images [K, M, C, H, W], pixels in [0, 1]."""
     return task.train.raw(indices_KM.flatten()).unflatten(0, indices_KM.shape)

@@ -15,7 +15,7 @@ from methods.herding import Herding
 
 
 def cover(features_ND: Tensor, count: int) -> Tensor:
-    """Positions [count] of the greedy k-center order within one class."""
+    """Return positions [count] of the greedy k-center order within one class."""
     order = [(features_ND - features_ND.mean(0)).norm(dim=1).argmin()]
     nearest = (features_ND - features_ND[order[0]]).norm(dim=1)
     for _ in range(count - 1):

@@ -26,11 +26,12 @@ from methods.herding import Herding, HerdingHyper
 @dataclass(frozen=True)
 class KMeansHyper(HerdingHyper):
     lloyd_steps: int = 50
-    """Steps of k-means at most."""
+    """The most steps that k-means takes."""
 
 
 def nearest_to_centres(features_ND: Tensor, count: int, steps: int, seed: int) -> Tensor:
-    """Positions [count] within one class of the images nearest to the centres of its clusters, large ones first."""
+    """Return positions [count], within one class, of the images nearest to the centres of its clusters, large clusters
+    first."""
     features = features_ND.double()  # so that sums in another order change no choice
     clusters = KMeans(count, n_init=1, max_iter=steps, random_state=seed).fit(features.cpu().numpy())
     sizes = torch.as_tensor(clusters.labels_).bincount(minlength=count)

@@ -52,7 +52,7 @@ class LinBaHyper:
     inner_steps: Annotated[int, Setting(quick=10, at_least=1)] = 150
     bases: int = 16
     downsample: int = 2
-    """Factor between the sides of an image and of a basis."""
+    """How many times longer the side of an image is than that of a basis."""
     batch_syn: Annotated[int, Setting(quick=6, at_least=1)] = 32
     """Synthetic images per class and inner step."""
     batch_real: Annotated[int, Setting(quick=32, at_least=1)] = 64
@@ -69,21 +69,21 @@ class LinBaHyper:
     intervention: Literal["none", "flip_rotate"] = "none"
     """One transform per outer step, the same for its synthetic and real images (digits are only rotated)."""
     init: Annotated[Literal["xavier", "real"], Setting(quick="real")] = "xavier"
-    """`real`: the best approximation of random real images, for runs too short to find images from noise."""
+    """`real` is the best approximation of random real images, for runs too short to find images from noise."""
     validate_every: int = 0
     """Outer steps between two looks at the held-out tenth; 0 runs all iterations on the whole training set."""
     patience: int = 10
-    """Looks without improvement before the loop ends and the best images are taken."""
+    """How many looks without improvement end the loop; then the best images are taken."""
 
 
 def class_batches(classes: int) -> tuple[int, int]:
-    """(synthetic, real) images per class: about the same work for any number of classes (our choice, docs/methods.md
-    9)."""
+    """Return (synthetic, real) images per class: about the same work for any number of classes (our choice,
+    docs/methods.md 9)."""
     return (32, 64) if classes < 50 else (4, 16) if classes < 200 else (2, 8)
 
 
 def interventions(hyper: LinBaHyper, flip: bool) -> str:
-    """The intervention as a DSA strategy of the data set."""
+    """Return the intervention as a DSA strategy of the data set."""
     return hyper.intervention if flip else hyper.intervention.removeprefix("flip_")
 
 
@@ -119,6 +119,7 @@ class LinBaLoop(Loop):
             at_once = task.microbatch and task.microbatch * task.classes
             loss, cotangent = loss_and_gradient(network, weights, real, labels, at_once)
             if hyper.validate_every and step % hyper.validate_every == 0:
+                assert task.validation is not None, "`view` has split it off"
                 stop.look(accuracy(network, weights, task.validation), step)
             optimiser.zero_grad()
             training.backward(cotangent)
@@ -132,7 +133,8 @@ class LinBaLoop(Loop):
             run.note("early_stop", {"step": stop.step, "held_out_accuracy": stop.score})
 
     def draw(self, container: Container, task: Task) -> tuple[Any, Tensor, Tensor]:
-        """What one outer step sees: (the batch of an inner step as a function of its number, real images, labels)."""
+        """Return what one outer step sees: (the batch of an inner step as a function of its number, real images,
+        labels)."""
         hyper, size = self.hyper, task.spec.image_shape[1:]
         chosen = min(hyper.batch_syn, container.per_class)
         rows = (task.classes, container.per_class)
@@ -181,8 +183,9 @@ class LinBa(Method):
         return container
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """Under another loop Adam: losses of other methods differ in scale by orders. Its rate is HaBa's, not tuned for
-        this container; on digits under DM's loop 0.003 was too small to leave chance within 60 steps from noise."""
+        """Return Adam under another method's loop, because losses of other methods differ in scale by orders of
+        magnitude. Its rate is HaBa's and not tuned for this container; on digits under DM's loop, 0.003 was too small
+        to leave chance within 60 steps from noise."""
         return super().optimiser(container) if self.owns_loop else torch.optim.Adam(container.parameters(), 0.01)
 
     def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
@@ -204,7 +207,7 @@ class LinBa(Method):
 def loss_and_gradient(
     network: Network, weights: Tensor, images: Tensor, labels: Tensor, microbatch: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of flat weights [P] on a batch, and its gradient [P]. microbatch: images in one pass."""
+    """Return the cross-entropy of flat weights [P] on a batch, and its gradient [P]. microbatch: images in one pass."""
     leaf = weights.detach().requires_grad_()
     total, gradient = torch.zeros((), device=weights.device), torch.zeros_like(weights)
     for (part, share), own in zip(real_parts(images, microbatch), labels.split(microbatch or len(labels)), strict=True):
@@ -216,7 +219,7 @@ def loss_and_gradient(
 
 @torch.no_grad()
 def accuracy(network: Network, weights: Tensor, split: Split) -> float:
-    """Share of a split's images that flat weights [P] label right."""
+    """Return the share of a split's images that flat weights [P] label correctly."""
     parameters, correct = unflatten(weights, network), 0
     for indices in torch.arange(len(split), device=weights.device).split(SCORING_BATCH):
         logits = functional_call(network, parameters, (split.gather(indices),))
@@ -225,7 +228,7 @@ def accuracy(network: Network, weights: Tensor, split: Split) -> float:
 
 
 class EarlyStop:
-    """Keeps the images that scored best, and says when nothing has improved for long. A state with state_dict."""
+    """Keeps the images that scored best, and says when nothing has improved for long. It is a state with state_dict."""
 
     def __init__(self, container: Container, patience: int) -> None:
         self.container, self.patience = container, patience

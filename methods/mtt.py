@@ -43,7 +43,7 @@ class MTTHyper:
     syn_steps: Annotated[int, Setting(quick=10, at_least=1)] = 50
     """Student steps per iteration (N)."""
     expert_epochs: int = 2
-    """Epochs between start and target of an expert (M)."""
+    """Epochs between start and target on an expert's path (M)."""
     max_start_epoch: int = 5
     """A student starts at an epoch below this one."""
     lr_img: float = 1000.0
@@ -57,26 +57,26 @@ class MTTHyper:
     batch_syn: int = 0
     """Synthetic images per student step; 0 for all."""
     zca: bool = False
-    """Networks see ZCA-whitened images, and the pixels are stored whitened; under another method's loop, that one's
-    images are seen and stored."""
+    """Whether networks see ZCA-whitened images and the pixels are stored whitened. Under another method's loop, images
+    are seen and stored as that loop has them."""
     experts: Annotated[int, Setting(scaled=True, quick=2, at_least=1)] = 100
     train_epochs: Annotated[int, Setting(quick=6)] = 50
-    """The longest an expert is trained; a shorter one limits where students start."""
+    """The longest that an expert is trained; a shorter training limits where students start."""
     lr_net: float = 0.01
     batch_real: Annotated[int, Setting(quick=64, at_least=1)] = 256
-    """Mini-batch of the experts."""
+    """Mini-batch size of the experts."""
     gradient: Literal["exact", "tesla"] = "exact"
-    """`tesla` drops the influence of a step's images on later steps; an approximation."""
+    """`tesla` leaves out the influence of a step's images on later steps; it is an approximation."""
     init: Literal["noise", "real"] = "real"
 
     @property
     def starts(self) -> int:
-        """Epochs at which a student may start, from 0 on."""
+        """How many epochs a student may start at, from 0 on."""
         return max(1, min(self.max_start_epoch, self.train_epochs - self.expert_epochs + 1))
 
     @property
     def expert_length(self) -> int:
-        """Epochs an expert is trained: to the target of the latest start."""
+        """How many epochs an expert is trained: to the target of the latest start."""
         return self.starts - 1 + self.expert_epochs
 
 
@@ -90,7 +90,7 @@ def row(
     zca: bool = False,
     batch_syn: int = 0,
 ) -> dict[str, Any]:
-    """One cell of the table of docs/methods.md 6, in its order."""
+    """Return one cell of the table of docs/methods.md 6, in its order."""
     return {
         "syn_steps": syn_steps,
         "expert_epochs": expert_epochs,
@@ -104,19 +104,19 @@ def row(
 
 
 def gradient_norm(container: Container) -> Tensor:
-    """Of all parameters together: what tells whether a step size destroys the images."""
+    """Return the norm of the gradient of all parameters together. It tells whether a step size destroys the images."""
     return torch.nn.utils.get_total_norm([p.grad for p in container.parameters() if p.grad is not None])
 
 
 class Companion:
-    """What a variant of the loop moves beside the images; nothing here. A state with state_dict."""
+    """What a variant of the loop moves beside the images; this one moves nothing. It is a state with state_dict."""
 
     def add_gradients(self) -> dict[str, Tensor]:
-        """Add to the gradients of the container, before it is stepped; returns what to log."""
+        """Add to the gradients of the container, before it is stepped; return what to log."""
         return {}
 
     def step(self) -> dict[str, Tensor]:
-        """Move what is the companion's own, after the container was stepped; returns what to log."""
+        """Move what is the companion's own, after the container was stepped; return what to log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class MTTLoop(Loop):
         return Companion()
 
     def draw_segment(self, step: int, experts: Experts, order: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        """Weights [P] of the next expert of a shuffled list at a random epoch, and `expert_epochs` later."""
+        """Return weights [P] of the next expert of a shuffled list at a random epoch, and `expert_epochs` later."""
         turn = step % len(experts)
         if turn == 0:
             torch.randperm(len(experts), generator=task.generator, out=order)
@@ -190,11 +190,11 @@ class MTTLoop(Loop):
         return experts.weights(expert, epoch), experts.weights(expert, epoch + self.hyper.expert_epochs)
 
     def decoder(self, container: Container, task: Task) -> tuple[int, Decode]:
-        """(number of images to draw batches from, how those of one student step are decoded)."""
+        """Return (number of images to draw batches from, how those of one student step are decoded)."""
         return container.num_images, lambda step, indices: container.decode(indices)
 
     def draw_batches(self, container: Container, task: Task) -> Any:
-        """What each student step sees, as a function of its number: everything random is drawn here."""
+        """Return what each student step sees, as a function of its number. Everything random is drawn here."""
         hyper, generator = self.hyper, task.generator
         count, decode = self.decoder(container, task)
         most = min(count, SYNTHETIC_AT_MOST * task.classes)
@@ -243,8 +243,8 @@ class MTT(Method):
         return container
 
     def seen(self, task: Task) -> Task:
-        """The task in the space that images are stored in: whitened for the method's own loop where its settings say
-        so."""
+        """Return the task in the space that images are stored in: whitened for the method's own loop, if its settings
+        say so."""
         return task.whitened() if self.hyper.zca and self.owns_loop else task
 
     def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:

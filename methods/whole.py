@@ -1,6 +1,6 @@
-"""Whole: the reference row above all others. The full training set, nothing condensed.
+"""Whole: the reference row above all others. It is the full training set, with nothing condensed.
 
-Evaluation by our own protocol: no public script reproduces the upper bounds that papers quote.
+It is evaluated by our own protocol: no public script reproduces the upper bounds that papers quote.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a method is and what it is handed: its contract, the task, the run, and what cells share."""
+"""The contract between methods and the benchmark: a method and its loop, its task and its run, and what cells share."""

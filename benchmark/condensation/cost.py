@@ -1,6 +1,6 @@
-"""What a cell costs, known before anything runs: floats, images, and the work of its loop, in images.
+"""What a cell costs, as known before anything runs: stored floats, decoded images, and work counted in images.
 
-The plan turns it into hours and memory, and the loop of a cell into how its passes are computed.
+The plan turns a cost into hours and memory. A running cell decides by the cost of its loop how its passes are computed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ class Work:
     """Images that go through the network of a condensation, by what is done with them."""
 
     forward: float = 0.0
-    """Forward, without a graph."""
+    """Images that go forward only, without a graph."""
     trained: float = 0.0
-    """Forward, and backward to the parameters."""
+    """Images that go forward, then backward to the parameters."""
     matched: float = 0.0
-    """Forward, backward with a graph, and backward through both to the pixels."""
+    """Images that go forward, backward with a graph, and backward through both to the pixels."""
     experts: float = 0.0
-    """As `trained`, of the networks that are trained before the loop, several at once and at a speed of their own."""
+    """Images that experts are trained on before the loop, as `trained`. Several networks train at once, at a speed of
+    their own."""
     flops: float = 0.0
     """Floating-point operations of anything else, such as a warm start, at the speed of a network's convolutions."""
 
@@ -34,45 +35,46 @@ class Work:
 
 @dataclass(frozen=True)
 class LoopCost:
-    """What a loop costs that runs once: `steps` times `step`, and what lies before and between the steps."""
+    """The cost of one run of a loop: `steps` times `step`, and what comes before and between the steps."""
 
     steps: int = 0
     step: Work = Work()
     between: Work = Work()
-    """All network training between two steps of the container together."""
+    """All network training between the steps of the container, of all steps together."""
     before: Work = Work()
-    """What the first step needs, such as experts, as if no other cell had made it."""
+    """What the first step needs, such as experts, counted as if no other cell had made it."""
     unrolled: int = 0
-    """Steps of a training that one step of the loop differentiates through, with all classes in one graph; 0 where it
-    does not."""
+    """How many training steps one step of the loop differentiates through, with all classes in one graph; 0 if it does
+    not."""
 
     @property
     def work(self) -> Work:
-        """Everything together."""
+        """All work of the loop together."""
         return self.before + self.steps * self.step + self.between
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell stores, decodes to and computes."""
+    """What a cell stores, decodes and computes."""
 
     floats: int
-    """Stored, for everything that is needed to rebuild the images."""
+    """Floats stored: everything that is needed to rebuild the images."""
     images: int
-    """Decoded, of all classes together; 0 stands for the whole training set."""
+    """Images decoded, of all classes together; 0 stands for the whole training set."""
     loop: LoopCost = LoopCost()
     loops: int = 1
     """How often the loop runs for one cell: twice where a pilot run comes first."""
     before: Work = Work()
-    """Of each loop's start, whichever method's loop it is: a warm start, the training of an embedding."""
+    """Work at the start of each loop, whichever method the loop is from: a warm start, or the training of an
+    embedding."""
     after: Work = Work()
-    """What follows the loop, such as pruning."""
+    """Work that follows the loop, such as pruning."""
 
     @property
     def work(self) -> Work:
-        """Everything together."""
+        """All work of the cell together."""
         return self.loops * (self.before + self.loop.work) + self.after
 
     def without_experts(self) -> Work:
-        """`work`, less the experts."""
+        """Return `work` without the training of experts."""
         return replace(self.work, experts=0.0)

@@ -1,6 +1,6 @@
-"""Embeddings of the training images by a network trained on them: what coreset selection measures distances in.
+"""Embeddings of the training images, by a network trained on them. Coreset selection measures distances between them.
 
-The network depends on the data, the repetition and the length of its training, not on the method or the IPC, so it is
+The network depends on the data, the repetition and the length of its training, not on the method or the IPC. So it is
 kept in the cache folder and shared by the cells that need it.
 """
 
@@ -19,7 +19,8 @@ from benchmark.training.trainer import SCORING_BATCH, Ensemble, Training, Traini
 
 
 def trained_embedding(task: Task, run: Run, steps: int) -> Tensor:
-    """Embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` unified steps."""
+    """Return embeddings [N, D] of all training images, by a ConvNet trained on them for `steps` steps of the unified
+    recipe."""
     purpose = ("features", task.spec.name, task.train.fingerprint, task.seed, steps, task.runtime.precision)
     network = networks.build("convnet", task.spec.image_shape, task.classes)
     ensemble = Ensemble(network, [derive_seed(*purpose)], task.runtime)
@@ -45,6 +46,7 @@ def _train(ensemble: Ensemble, task: Task, run: Run, steps: int) -> None:
 
 @torch.no_grad()
 def embed(ensemble: Ensemble, task: Task) -> Tensor:
+    """Return embeddings [N, D] of all training images, by the first network of the ensemble."""
     network = ensemble.network_of(0)
     indices = torch.arange(len(task.train), device=task.device)
     return torch.cat([network.features(task.train.gather(part)) for part in indices.split(SCORING_BATCH)])

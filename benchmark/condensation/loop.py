@@ -1,11 +1,11 @@
-"""A loop: what moves a container. It is an objective on a schedule, and knows nothing of how images are stored.
+"""The loop of a method: it moves a container towards an objective, and knows nothing of how images are stored.
 
     class DMLoop(Loop):
         def optimiser(self, container): ...                     # what steps plain pixels
         def move(self, container, optimiser, task, run): ...    # the paper's algorithm box
         def cost(self, spec, per_class): ...                    # its steps, and the work of one
 
-A method owns the loop of its paper, and takes any other one instead: `--set hmn.objective=dm` lets DM's loop move HMN's
+A method owns the loop of its paper and can be given another one: with `--set hmn.objective=dm`, DM's loop moves HMN's
 container.
 """
 
@@ -27,36 +27,39 @@ class Loop:
     """The loop of a method, built with that method's settings (`self.hyper`)."""
 
     microbatches: ClassVar[bool] = False
-    """Whether the loop takes a mean over real images that `--microbatch` may split."""
+    """Whether the loop takes a mean over real images, which `--microbatch` can split."""
 
     def __init__(self, hyper: Any) -> None:
         self.hyper = hyper
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """What steps the container: by default of any container, with the step size that goes with the loop's loss."""
+        """Return the optimiser of a container, with the step size that suits the loop's loss. It also serves any
+        container whose method does not bring an optimiser of its own."""
         raise NotImplementedError
 
     def move(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:
-        """Move any container: read its images by `task.synthetic`, step its optimiser, inside `run.loop(...)`.
+        """Move a container of any kind: read its images by `task.synthetic`, and step the optimiser, inside
+        `run.loop(...)`.
 
-        A loop that has nothing left to do goes on with `run.skip_to(step)`.
+        A loop that has nothing left to do skips the rest with `run.skip_to(step)`.
         """
         raise NotImplementedError
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
-        """What the loop costs, whichever method's container it moves.
+        """Return the cost of the loop, whichever method's container it moves.
 
-        per_class: images that this decodes of a class. variants: forms of one sample among them (`Container.variants`).
+        per_class: how many images of a class the container decodes. variants: how many of them are forms of one sample
+        (`Container.variants`).
         """
         return LoopCost()
 
     def prerequisites(self) -> tuple[Prerequisite, ...]:
-        """What the loop will find made: cells of a data set and repetition share it."""
+        """Return what must be made before the loop starts. Cells of one data set and repetition share it."""
         return ()
 
     def view(self, task: Task) -> Task:
-        """The task on the training images that the loop condenses; all of them by default. What it keeps for a decision
-        of its own is `task.validation`."""
+        """Return the task with the training images that the loop condenses; by default all of them. Images that it
+        keeps for a decision of its own become `task.validation`."""
         return task
 
     def drive(self, container: Container, optimiser: torch.optim.Optimizer, task: Task, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a condensation method: one class, found by being in a file of `methods/`.
+"""The contract of a condensation method: one class, which is found because its file is in `methods/`.
 
     class DM(Method):
         \"\"\"Distribution matching. ...\"\"\"            # the card: its first line is shown by --list
@@ -9,8 +9,8 @@
 
         def start(self, task, run): ...              # the container that it moves
 
-Container and loop are independent axes: a method is built with the loop of another one where the user says so
-(`--set hmn.objective=dm`). A row that moves nothing, such as a coreset, overrides `condense` instead.
+Container and loop are independent: with `--set hmn.objective=dm`, HMN is built with the loop of DM. A method that
+moves nothing, such as a coreset, overrides `condense` instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from benchmark.condensation.cost import Cost
-from benchmark.condensation.loop import Loop
+from benchmark.condensation.loop import Loop as AnyLoop
 from benchmark.condensation.prerequisite import Prerequisite
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule, check_minima, shortened
@@ -34,14 +34,14 @@ from benchmark.data import DatasetSpec
 from benchmark.training.recipes import Recipe, unified
 
 Category = Literal["method", "reference", "variant"]
-"""`method` and `reference` rows are part of `--methods all`; a `variant`, a control or a relative of another method,
-runs by name only."""
+"""`--methods all` runs the rows of category `method` and `reference`. A `variant`, which is a control or a relative of
+another method, runs by name only."""
 
 
 class Method:
     """A condensation method, built with its settings (`self.hyper`) for one cell.
 
-    `self.loop` is what moves its container: its own loop, or the one it was built with.
+    `self.loop` moves its container: the loop of its own paper, or the loop that it was built with.
     """
 
     # The card
@@ -57,15 +57,18 @@ class Method:
     condenses: ClassVar[bool] = True
     """False where the whole training set is the result and IPC means nothing."""
     draws_as: ClassVar[str] = ""
-    """Set on a method that has controls, and inherited by them: its name. With equal settings all begin with the same
-    random numbers, whatever the budget's mode, so that a control differs in nothing but what it leaves out."""
+    """The name of the method, set on one that has controls, which inherit it. With equal settings a method and its
+    controls begin with the same random numbers, whatever the mode of the budget, so that a control differs only in what
+    it leaves out."""
     container_row: ClassVar[str] = ""
-    """The container this method stands for when all of them are compared under one loop; empty for none."""
+    """The row that the method fills where all containers are compared under one loop; empty for none."""
 
     @classmethod
     def summary(cls) -> str:
-        """The first line of its docstring, which --list shows."""
-        return inspect.getdoc(cls).splitlines()[0]
+        """Return the first line of the docstring, which --list shows."""
+        card = inspect.getdoc(cls)
+        assert card is not None, f"{cls.__name__} has no docstring"
+        return card.splitlines()[0]
 
     # Its settings
 
@@ -76,7 +79,8 @@ class Method:
 
     @classmethod
     def adapt(cls, values: dict[str, Any], spec: DatasetSpec, ipc: int, schedule: Schedule) -> dict[str, Any]:
-        """Recompute what has a formula from the actual data set, IPC and schedule, after the table row was chosen."""
+        """Compute the settings that follow from a formula of the data set, IPC and schedule, after the table row was
+        chosen."""
         return values
 
     @classmethod
@@ -99,21 +103,21 @@ class Method:
 
     # What it does
 
-    Loop: ClassVar[type[Loop]] = Loop
-    """The loop of the method's paper; left alone by a row that moves nothing."""
+    Loop: ClassVar[type[AnyLoop]] = AnyLoop
+    """The loop of the method's paper. A method that moves nothing leaves it as it is."""
 
-    def __init__(self, hyper: Any, loop: Loop | None = None) -> None:
-        """loop: another method's, to move this one's container."""
+    def __init__(self, hyper: Any, loop: AnyLoop | None = None) -> None:
+        """Build the method. loop: another method's loop, which is to move this one's container; None for its own."""
         self.hyper, self.owns_loop = hyper, loop is None
         self.loop = loop or self.Loop(hyper)
 
     def start(self, task: Task, run: Run) -> Container:
-        """The container before the first step, on the task's device."""
+        """Return the container before the first step, on the task's device."""
         raise NotImplementedError
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:
-        """What steps the container: by default what the loop has for pixels, whose step size goes with its loss. A
-        method whose container is no set of pixels overrides it."""
+        """Return the optimiser of the container. By default it is the loop's optimiser for pixels, whose step size
+        suits its loss. A method that stores something else than pixels overrides this."""
         return self.loop.optimiser(container)
 
     def condense(self, task: Task, run: Run) -> Container:
@@ -125,32 +129,32 @@ class Method:
         return container
 
     def prerequisites(self) -> tuple[Prerequisite, ...]:
-        """What must be made before the cell begins and is shared with others: what its loop needs. None where it
-        condenses other images than they."""
+        """Return what must be made before the cell begins and is shared with other cells: by default what its loop
+        needs. A method returns nothing if it condenses other images than those cells."""
         return self.loop.prerequisites()
 
     # What is known of it before it runs
 
     def cost(self, spec: DatasetSpec, budget: Budget) -> Cost:
-        """What a cell stores, decodes to and computes. Raises a CellError where it cannot be done: BudgetError for a
-        budget that no container fits."""
+        """Return what a cell stores, decodes and computes. Raises a CellError if the cell cannot be done, a BudgetError
+        if no container fits the budget."""
         return Cost(budget.floats, budget.ipc * spec.classes, self.loop.cost(spec, budget.ipc))
 
     def native_recipe(self, spec: DatasetSpec, ipc: int) -> Recipe:
-        """The authors' own evaluation; the unified recipe where there is none."""
+        """Return the recipe of the authors' own evaluation, or the unified recipe if they have none."""
         return unified(ipc)
 
 
 def nearest_ipc(ipc: float, listed: list[int]) -> int:
-    """The listed IPC nearest on a log scale; the smaller one in a tie."""
+    """Return the listed IPC that is nearest on a log scale, the smaller one in a tie."""
     return min(sorted(listed), key=lambda other: abs(math.log(ipc / other)))
 
 
 def table_dataset(spec: DatasetSpec, listed: set[str]) -> str:
-    """The data set whose settings one without settings of its own takes (docs/methods.md 1.10).
+    """Return the data set whose settings are used where a data set has none of its own (docs/methods.md 1.10).
 
-    Up to 32 pixels and fewer than 50 classes: CIFAR10's, or SVHN's where flipping makes no sense (digits); 50 classes
-    or more: CIFAR100's; larger images: TinyImageNet's.
+    Images of up to 32 pixels in fewer than 50 classes take CIFAR10's settings, or SVHN's where flipping makes no sense
+    (digits); in 50 classes or more they take CIFAR100's. Larger images take TinyImageNet's.
     """
     if spec.published in listed:
         return spec.published

@@ -1,4 +1,4 @@
-"""What a cell needs made before it can begin, and shares with the other cells of its data set and repetition."""
+"""Prerequisites: what must be made before a cell can begin, shared by the cells of one data set and repetition."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from benchmark.condensation.task import Task
 
 
 class Prerequisite(Protocol):
-    """Something that is made once, kept in the cache folder, and found there by every cell that wants it.
+    """Something that is made once, kept in the cache folder, and found there by every cell that needs it.
 
-    An engine that spreads a grid makes it in a task of its own, before the cells that need it.
+    An engine that spreads a grid makes it in a separate task, before the cells that need it.
     """
 
     def identity(self) -> dict[str, Any]:
-        """JSON that says what is made: cells of a data set and repetition that say the same share it."""
+        """Return JSON that says what is made. Cells of one data set and repetition that return the same JSON share
+        it."""
         ...
 
     def make(self, task: Task, run: Run) -> None:
-        """Make it, as far as it is not in the task's cache."""
+        """Make what the task's cache lacks of it."""
         ...

@@ -2,10 +2,10 @@
 
     aum(x, y) = mean over logged moments of a training of z_y(x) - max_{j != y} z_j(x)      Pleiss et al., NeurIPS 2020
 
-Double-end pruning drops, in every class alike, a share beta of what must go from the images of lowest margin (hardest)
-and the rest from those of highest (easiest). beta is the one that trains best by a part of the *training* set that was
-held out; a `Task` has no test split, so nothing in this file can reach it. Works on the decoded images of any
-container; one that can drop images offers `keep_(positions_KM)`.
+Double-end pruning drops the same number of images from every class: a share beta of them are those of lowest margin
+(the hardest), the rest those of highest margin (the easiest). beta is chosen by how well the remaining images train,
+scored on a held-out part of the *training* set; a `Task` has no test split, so nothing in this file can reach it. The
+functions work on the decoded images of any container. A container that can drop images has `keep_(positions_KM)`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TENTHS = 10
 
 
 def margins(logits_NK: Tensor, labels_N: Tensor, space: MarginSpace = "logits") -> Tensor:
-    """z_y - max_{j != y} z_j of every image, [N]. `prob`: of softmax probabilities, as the first author's CCS code."""
+    """Return z_y - max_{j != y} z_j of every image, [N]. With `prob`, z are softmax probabilities, as in the first
+    author's CCS code."""
     scores = logits_NK.softmax(1) if space == "prob" else logits_NK
     own = labels_N[:, None]
     others = scores.masked_fill(F.one_hot(labels_N, scores.shape[1]).bool(), -torch.inf)
@@ -40,10 +41,10 @@ def margins(logits_NK: Tensor, labels_N: Tensor, space: MarginSpace = "logits") 
 
 
 def double_end(aum_KG: Tensor, drop: int, tenths: int) -> Tensor:
-    """Ascending positions [K, G - drop] of the images to keep in every class.
+    """Return ascending positions [K, G - drop] of the images to keep in every class.
 
-    With beta = tenths / 10: the floor(beta * drop) images of lowest AUM go, and the drop - floor(beta * drop) of
-    highest. Equal AUMs count in the order of their positions.
+    With beta = tenths / 10, the floor(beta * drop) images of lowest AUM are dropped, and the drop - floor(beta * drop)
+    images of highest. Equal AUMs count in the order of their positions.
     """
     hardest = tenths * drop // TENTHS
     order = aum_KG.argsort(dim=1, stable=True)
@@ -51,23 +52,24 @@ def double_end(aum_KG: Tensor, drop: int, tenths: int) -> Tensor:
 
 
 def random_positions(classes: int, per_class: int, drop: int, generator: torch.Generator) -> Tensor:
-    """Ascending positions [K, G - drop] of a random subset of every class."""
+    """Return ascending positions [K, G - drop] of a random subset of every class."""
     keys = torch.rand(classes, per_class, generator=generator, device=generator.device)
     return keys.argsort(1)[:, drop:].sort(1).values
 
 
 def logged_moments(steps: int, points: int) -> set[int]:
-    """`points` evenly spaced step numbers, 1-based, the last one included (every step where there are fewer)."""
+    """Return `points` evenly spaced step numbers, counted from 1, the last step included (every step if there are
+    fewer)."""
     return {max(1, round(steps * (k + 1) / points)) for k in range(points)}
 
 
 def measure_aum(
     images: TrainingSet, task: Task, run: Run, recipe: Recipe, nets: int, points: int, space: MarginSpace, phase: str
 ) -> Tensor:
-    """AUM [K, G] of class-major `images`, averaged over `nets` networks trained on them by `recipe`.
+    """Return the AUM [K, G] of class-major `images`, averaged over `nets` networks trained on them by `recipe`.
 
-    Trained under the recipe's augmentation; margins are measured without any, at `points` moments of the training.
-    Raises NotFinite.
+    The networks train under the recipe's augmentation. Margins are measured without any, at `points` moments of the
+    training. Raises NotFinite if an AUM is not finite.
     """
     training = _training(images, task, recipe, nets)
     total, moments = torch.zeros(len(images), device=task.device), logged_moments(training.total_steps, points)
@@ -93,9 +95,10 @@ def search_beta(
     nets: int,
     phase: str,
 ) -> dict[int, list[float]]:
-    """Accuracy on `validation` of every network trained on what each beta (in tenths) leaves, by beta.
+    """Return, for each beta in tenths, the accuracy on `validation` of every network trained on the images that it
+    keeps.
 
-    The same initial networks and generators for every beta, so that the comparison is of images, not of luck.
+    All betas share the initial networks and the generators, so that images are compared, not luck.
     """
     judged = TrainingSet.real(validation)
     seeds = _seeds(task, nets)
@@ -112,7 +115,7 @@ def search_beta(
 
 
 def best_beta(scores: dict[int, list[float]]) -> int:
-    """The beta (in tenths) of the highest mean accuracy; the smaller one in a tie."""
+    """Return the beta (in tenths) of the highest mean accuracy, the smaller one in a tie."""
     return min(scores, key=lambda tenths: (-sum(scores[tenths]) / len(scores[tenths]), tenths))
 
 

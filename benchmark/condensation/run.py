@@ -1,8 +1,9 @@
-"""The loop of a cell. `for step in run.loop(...)` owns stopping, timing, checkpoints, logging and progress, so that a
-method is the paper's algorithm box and nothing else.
+"""The run of a cell: `for step in run.loop(...)` takes care of stopping, timing, checkpoints, logging and progress, so
+that a method contains only the paper's algorithm box.
 
-A run has phases ("features", "condense", "evaluate unified-convnet", ...), each a loop with a name. A phase's state is
-saved every so often and when it ends; the same command later finds it and goes on at that step with the same bits.
+A run has phases ("features", "condense", "evaluate unified-convnet", ...), each a loop with a name. The state of a
+phase is saved every so often and when it ends. The same command, given again, finds it and continues at that step with
+the same bits.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from benchmark.system.errors import NotFinite, Stopped
 from benchmark.system.files import write_atomically
 
 SLOW_STEP_SECONDS = 5.0
-"""A step that takes longer is saved as soon as it ends. A cluster kills some seconds after it asked to stop, and the
-next step may not end before: then what was saved at the last one's end is not a minute old, it is everything."""
+"""State is saved after every step that takes longer than this. A cluster kills a process some seconds after asking it
+to stop, which a slow step may not survive; with a save after each one, only the unfinished step is lost."""
 
 LOG_LINES = 400
-"""About how many lines a phase writes to steps.jsonl; between them losses stay on the device."""
+"""About how many lines a phase writes to steps.jsonl; between two of them, losses stay on the device."""
 
 LOG = "steps.jsonl"
 
@@ -41,9 +42,9 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 class Run:
     """Drives the phases of one cell.
 
-    directory: where steps.jsonl and checkpoint/ go, or None to keep nothing. key: what a checkpoint must belong to.
-    checkpoint_seconds: the longest time between saves where steps are short. should_stop: asked at every step boundary.
-    shared: state that every phase moves, such as the cell's generator.
+    directory: where steps.jsonl and checkpoint/ go; None keeps nothing. key: the cell's key, which a checkpoint must
+    carry to be resumed. checkpoint_seconds: the longest time between two saves while steps are short. should_stop:
+    asked after every step. shared: state that every phase changes, such as the cell's generator.
     """
 
     def __init__(
@@ -73,21 +74,22 @@ class Run:
         self.notes[name] = value
 
     def log(self, **values: Tensor | float) -> None:
-        """Record values of this step. They are averaged and written every few steps; a tensor is not read before."""
+        """Record values of this step. They are averaged and written every few steps; until then tensors stay on the
+        device."""
         for name, value in values.items():
             self._pending.setdefault(name, []).append(torch.as_tensor(value).detach())
 
     def skip_to(self, step: int) -> None:
-        """Called inside a loop: leave out the steps before `step`, which may be the number of all steps, as nothing is
-        left to do in them. How many steps a loop takes need so not be known before."""
+        """Leave out the steps before `step`, because nothing is left to do in them. Call it inside a loop; the number
+        of all steps ends the phase. So a loop need not know in advance how many steps it takes."""
         self._next = step
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
-        """Yield the steps of a phase that are still to do, 0-based.
+        """Yield the numbers of the steps that a phase still has to do, counted from 0.
 
-        `state` names everything the steps change (see `benchmark.system.checkpoint`); it is restored in place before
-        the first step when the phase was interrupted, or left finished when it had ended. Raises Stopped after saving
-        when asked to stop, and NotFinite when a logged value is not finite.
+        `state` names everything that the steps change (see `benchmark.system.checkpoint`). If the phase was
+        interrupted, its state is restored in place before the first step; if it had ended, the state at its end is
+        restored. Raises Stopped, after saving, when asked to stop, and NotFinite when a logged value is not finite.
         """
         path = self._checkpoint_path(phase)
         state = self.shared | state
@@ -103,11 +105,11 @@ class Run:
             done, taken, now = min(steps, max(done + 1, self._next)), taken + 1, time.perf_counter()
             stop = done < steps and self.should_stop()
             due = now - last_save > self.checkpoint_seconds or now - last > SLOW_STEP_SECONDS
-            save = path and (stop or done == steps or due)
+            save = path is not None and (stop or done == steps or due)
             if self._pending and (save or done // every > before // every or done == steps):
                 values = self._flush(phase, done, seconds + now - clock)
             self.progress(phase, done, steps, values)
-            if save:
+            if path is not None and save:
                 self._save(path, phase, done, taken, steps, seconds + now - clock, state)
                 last_save = time.perf_counter()
             last = time.perf_counter()
@@ -130,7 +132,7 @@ class Run:
         """(the next step, steps taken, seconds) of an earlier attempt, whose state is restored."""
         header = (checkpoint.read_header(path) if path else None) or {}
         done, taken, seconds = 0, 0, 0.0
-        if (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
+        if path and (header.get("key"), header.get("phase"), header.get("steps")) == (self.key, phase, steps):
             try:
                 checkpoint.load_state(path, state)
                 done, seconds = header["done"], header["seconds"]
@@ -171,22 +173,30 @@ class Run:
         checkpoint.save_state(path, state, header | {"notes": self.notes})
 
 
-class Prefixed:
-    """A run whose phases carry a prefix, so that one cell can condense twice."""
+class Prefixed(Run):
+    """A run inside another one, whose phases carry a prefix, so that one cell can condense twice.
+
+    It keeps `train_images` and `pruning` for itself, and does everything else through the run around it.
+    """
 
     def __init__(self, run: Run, prefix: str) -> None:
+        super().__init__(should_stop=run.should_stop)
         self.run, self.prefix = run, prefix
-        self.log, self.note, self.skip_to, self.should_stop = run.log, run.note, run.skip_to, run.should_stop
-        self.train_images: int | None = None
-        self.pruning: Pruning | None = None
+        self.notes, self.phases = run.notes, run.phases
+
+    def log(self, **values: Tensor | float) -> None:
+        self.run.log(**values)
+
+    def skip_to(self, step: int) -> None:
+        self.run.skip_to(step)
 
     def loop(self, phase: str, steps: int, **state: Any) -> Iterator[int]:
         return self.run.loop(self.prefix + phase, steps, **state)
 
 
 def append_log(part: Path, whole: Path) -> None:
-    """Put what a run logged in the folder `part` at the end of the log in the folder `whole`, once: lines of the same
-    phases there are replaced."""
+    """Append what a run logged in the folder `part` to the log in the folder `whole`. Lines of the same phases there
+    are replaced, so that nothing is logged twice."""
     new = _log_lines(part / LOG)
     if new:
         phases = {json.loads(line)["phase"] for line in new}

@@ -30,10 +30,10 @@ UNCHANGED = _Unchanged()
 
 @dataclass(frozen=True)
 class Setting:
-    """What is said of one field, inside its `Annotated[...]`."""
+    """What a settings class says of one field, inside its `Annotated[...]`."""
 
     scaled: bool = False
-    """Whether a fractional schedule multiplies the field, never below 1."""
+    """Whether a fractional schedule multiplies the field by its factor; the result is at least 1."""
     quick: Any = UNCHANGED
     """The field's value under the quick schedule."""
     at_least: int = 0
@@ -42,18 +42,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a cell runs, as a share of what was published.
+    """How long a cell runs, compared with what was published.
 
-    `paper` is 1; `quick` is each method's own short setting, meant for small images; otherwise a fraction.
+    `paper` is the published length, `quick` each method's own short setting, which is meant for small images. Anything
+    else is a fraction of the published length.
     """
 
     name: str
     factor: float
-    """Of condensation and evaluation lengths; evaluation has a floor (see `Recipe.scaled`), so 0 means the floor."""
+    """Factor on the lengths of condensation and evaluation. Evaluation has a floor (see `Recipe.scaled`), so 0 means
+    the floor."""
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Raises ValueError for anything but `quick`, `paper` or a number in (0, 1]."""
+        """Return the schedule of a text. Raises ValueError for anything but `quick`, `paper` or a number in (0, 1]."""
         if text in ("quick", "paper"):
             return cls(text, float(text == "paper"))
         try:
@@ -71,7 +73,7 @@ class Schedule:
 
 @cache
 def settings_of(hyper: type) -> dict[str, Setting]:
-    """What is said of every field of a settings class, by name."""
+    """Return what a settings class says of every field, by name."""
     hints = typing.get_type_hints(hyper, include_extras=True)
     found = {}
     for field in dataclasses.fields(hyper):
@@ -81,8 +83,10 @@ def settings_of(hyper: type) -> dict[str, Setting]:
 
 
 def shortened(hyper: Any, schedule: Schedule) -> Any:
-    """The settings under a schedule: quick values for `quick`, otherwise the scaled fields times its factor."""
-    said = settings_of(type(hyper))
+    """Return the settings under a schedule: the quick values for `quick`, otherwise the scaled fields times its
+    factor."""
+    kind: Any = type(hyper)
+    said = settings_of(kind)
     if schedule.quick:
         changed = {name: setting.quick for name, setting in said.items() if setting.quick is not UNCHANGED}
     else:
@@ -92,21 +96,22 @@ def shortened(hyper: Any, schedule: Schedule) -> Any:
 
 
 def check_minima(method: str, hyper: Any) -> None:
-    """Raises ValueError for a field below its smallest value."""
-    for name, setting in settings_of(type(hyper)).items():
+    """Raise ValueError for a field below its smallest value."""
+    kind: Any = type(hyper)
+    for name, setting in settings_of(kind).items():
         if setting.at_least and getattr(hyper, name) < setting.at_least:
             raise ValueError(f"--set {method}.{name}={getattr(hyper, name)}: needs {setting.at_least} or more")
 
 
 def types_of(hyper: type) -> dict[str, Any]:
-    """The type of every field by name, without what is said of it."""
+    """Return the type of every field by name, without its `Setting`."""
     return typing.get_type_hints(hyper)
 
 
 def parse_value(setting: str, text: str, kind: Any) -> Any:
-    """A field's value from its text; numbers must be finite and not negative: every setting here is.
+    """Return a field's value from its text. Numbers must be finite and not negative, as every setting here is.
 
-    setting: as the user wrote it, for the message. kind: the field's type. Raises ValueError with what would do.
+    setting: as the user wrote it, for the message. kind: the field's type. Raises ValueError, which says what would do.
     """
     if typing.get_origin(kind) is Literal:
         if text not in typing.get_args(kind):
@@ -129,7 +134,7 @@ def _optional(text: str, kind: Any) -> Any:
     return None if text.lower() == "none" else _number(text, inner)
 
 
-def _number(text: str, kind: type) -> Any:
+def _number(text: str, kind: Any) -> Any:
     try:
         value = json.loads({"True": "true", "False": "false"}.get(text, text))
     except ValueError:

@@ -1,6 +1,7 @@
-"""What a method is handed: the training data on the device, the budget, a seeded generator, networks, augmentation.
+"""The task that a method is given: the training data on the device, the budget, a seeded generator, networks,
+augmentation.
 
-There is no test split in here, and methods read nothing else: no arguments, no globals, no clocks.
+It has no test split, and methods read nothing else: no arguments, no globals, no clocks.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from benchmark.training.trainer import TrainingSet, train_epochs, train_mixed
 from benchmark.training.unroll import Batch, Unroll
 
 PIXELS_AT_ONCE = 2**24
-"""Input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose activations and
-double-backward graph take about 40 GB in a ConvNet of width 128."""
+"""The most input values (images x channels x height x width) in one batched pass: 5,461 images of 32x32x3, whose
+activations and double-backward graph take about 40 GB in a ConvNet of width 128."""
 
 VALIDATION, VALIDATION_SEED = 0.1, 0
-"""The class-stratified share of the training images that decides something: the same images in every run."""
+"""The share of every class that is held out for decisions, and the seed that draws it: the same images in every run."""
 
 SYNTHETIC_AT_MOST = 128
-"""Images of one class in a matching step; containers that decode to more are sampled (docs/methods.md 7 and 10)."""
+"""The most images of one class in a matching step; containers that decode to more are sampled (docs/methods.md 7 and
+10)."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class Task:
     generator: torch.Generator
     """The only source of randomness; lives on the device and is part of every checkpoint."""
     seed: int = 0
-    """Number of the repetition: what cells of one repetition share (a feature network, say) is seeded by it."""
+    """Number of the repetition. It seeds what the cells of one repetition share, such as a feature network."""
     cache: Path | None = None
-    """Folder for what several cells share; None keeps nothing."""
+    """Folder for what several cells share; None if nothing is kept."""
     validation: Split | None = None
-    """Training images that a method decides by (see `split_validation`); `train` holds none of them."""
+    """Training images by which a method decides something (see `split_validation`); `train` holds none of them."""
     microbatch: int | None = None
     """Real images of a class that go through a network at once in a matching step; None is the whole batch."""
     passes: Passes = EAGER
-    """How the run of a loop computes what it asks of its network (see `for_loop`)."""
+    """How a loop computes what it asks of its network (see `for_loop`)."""
 
     @property
     def device(self) -> torch.device:
@@ -72,8 +74,8 @@ class Task:
         return self.budget.ipc
 
     def whitened(self) -> Task:
-        """The same task seen through ZCA kind A (docs/methods.md 1.1), fitted on its training images and kept in the
-        cache."""
+        """Return the same task seen through ZCA whitening of kind A (docs/methods.md 1.1), which is fitted on its
+        training images and kept in the cache."""
         if self.train.whitening is not None:
             return self
         if self.cache:
@@ -83,17 +85,18 @@ class Task:
         return replace(self, train=self.train.whitened(fitted.to(self.device)))
 
     def as_seen(self, container: Container, images_NCHW: Tensor) -> Tensor:
-        """Images that the container decoded as the network sees them; differentiable."""
+        """Return images that the container decoded as the network sees them; differentiable."""
         return self.train.seen(images_NCHW, container.space, container.whitening)
 
     def class_chunk(self, *batches_KNCHW: Tensor) -> int:
-        """Classes whose graph is alive at once: as many as fit `PIXELS_AT_ONCE` where classes are batched, else one."""
+        """Return how many classes have their graph alive at once: as many as fit `PIXELS_AT_ONCE` if classes are
+        batched, else one."""
         pixels = sum(batch[0].numel() for batch in batches_KNCHW)
         return min(self.classes, max(1, PIXELS_AT_ONCE // pixels)) if self.runtime.batched else 1
 
     @cached_property
     def strategy(self) -> str:
-        """DSA operations that make sense on this data set (no flip on digits)."""
+        """The DSA operations that make sense on this data set (no flip on digits)."""
         return augment.dsa.strategy_for(self.spec.flip)
 
     @cached_property
@@ -101,12 +104,13 @@ class Task:
         return min(len(indices) for indices in self.train.class_indices)
 
     def network(self) -> Network:
-        """A freshly drawn ConvNet to condense images of this data set on."""
+        """Return a freshly drawn ConvNet on which images of this data set are condensed."""
         network = networks.build_matching(self.spec.image_shape, self.classes).to(self.device)
         return networks.initialise_(network, self.generator)
 
     def for_loop(self, cost: LoopCost) -> Task:
-        """The same task for a loop of that cost: how it computes depends on how much it will show its network."""
+        """Return the same task for a loop of this cost. How it computes depends on how many images it will show its
+        network."""
         work = cost.work
         passes = Passes(
             self.runtime,
@@ -120,7 +124,7 @@ class Task:
         return replace(self, passes=passes)
 
     def forward(self, function: Forward, network: Network, images_NCHW: Tensor) -> Any:
-        """`function(network, images)` without a graph."""
+        """Return `function(network, images)`, computed without a graph."""
         return self.passes.forward(function, network)(images_NCHW)
 
     def train_on_synthetic(
@@ -140,7 +144,8 @@ class Task:
     def train_on_real(
         self, network: Network, optimiser: Optimizer, images: int, batch: int, strategy: str, mix: float
     ) -> None:
-        """Train the network in place on so many random real images, each augmented by itself (see `train_mixed`)."""
+        """Train the network in place on `images` random real images, each with an augmentation of its own (see
+        `train_mixed`)."""
         pool = TrainingSet.real(self.train)
         train_mixed(
             network, self.passes.training(network), optimiser, pool, images, self.generator, batch, strategy, mix
@@ -149,11 +154,11 @@ class Task:
     def unroll(
         self, network: Network, batch: Batch, steps: int, momentum: float = 0.0, through_weights: bool = True
     ) -> Unroll:
-        """A training of the network that can be differentiated through (see `Unroll`)."""
+        """Return a training of the network that can be differentiated through (see `Unroll`)."""
         return Unroll(network, batch, steps, momentum, through_weights, self.passes)
 
     def noise(self, per_class: int) -> Tensor:
-        """Standard normal images [K, M, C, H, W]."""
+        """Return standard normal images [K, M, C, H, W]."""
         shape = (self.classes, per_class, *self.spec.image_shape)
         return torch.randn(shape, generator=self.generator, device=self.device)
 
@@ -165,10 +170,11 @@ class Task:
         return table, torch.tensor([len(row) for row in rows], device=self.device)
 
     def real_indices(self, per_class: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random training indices [K, n] of every class, without replacement, by the cell's generator or another one.
+        """Return random training indices [K, n] of every class, drawn without replacement by the cell's generator or
+        another one.
 
-        n is `per_class`, or the size of the largest class where that is smaller. A class with fewer than n images goes
-        round again, each image used floor or ceil of n / size times, so that shapes never depend on the class.
+        n is `per_class`, or the size of the largest class if that is smaller. In a class with fewer than n images, each
+        image is used floor or ceil of n / size times, so that shapes never depend on the class.
         """
         table, sizes = self._class_table
         classes, largest = table.shape
@@ -180,26 +186,28 @@ class Task:
         return table.gather(1, order.gather(1, position))
 
     def gather(self, indices_KN: Tensor) -> Tensor:
-        """Normalised training images [K, n, C, H, W]."""
+        """Return normalised training images [K, n, C, H, W]."""
         return self.train.gather(indices_KN.flatten()).unflatten(0, indices_KN.shape)
 
     def real_batch(self, per_class: int) -> Tensor:
-        """Random normalised training images of every class [K, n, C, H, W]; see `real_indices` for n."""
+        """Return random normalised training images of every class [K, n, C, H, W]; see `real_indices` for n."""
         return self.gather(self.real_indices(per_class))
 
     def start_indices(self, per_class: int) -> Tensor:
-        """Training indices [K, per_class] of the images that condensation begins with; a class with fewer goes round.
+        """Return training indices [K, per_class] of the images that condensation begins with. A class with fewer images
+        repeats them.
 
-        They depend on `train` and the repetition alone: methods of a repetition that condense the same images begin
-        with the same ones, those of its `random` row, so that no difference between them is the luck of the draw.
+        They depend only on `train` and the repetition. So methods of one repetition that condense the same images begin
+        with the same ones, which are those of its `random` row, and no difference between methods is the luck of the
+        draw.
         """
         generator = self.runtime.generator(self.spec.name, self.seed, "start")
         indices_KN = self.real_indices(per_class, generator)
         return indices_KN[:, torch.arange(per_class, device=self.device) % indices_KN.shape[1]]
 
     def start_images(self, per_class: int) -> Tensor:
-        """Normalised images [K, n, C, H, W] to begin with, no image twice. Raises TooFewImages where a class does not
-        hold so many."""
+        """Return normalised images [K, n, C, H, W] to begin with, none of them twice. Raises TooFewImages if a class
+        does not hold so many."""
         self.require_class_size(per_class)
         return self.gather(self.start_indices(per_class))
 
@@ -212,8 +220,9 @@ class Task:
     def synthetic(
         self, container: Container, at_most: int = SYNTHETIC_AT_MOST, classes_K: Tensor | None = None
     ) -> Tensor:
-        """Images [K, M, C, H, W] as the network sees them, differentiable in the container's parameters: all of every
-        class, or a random `at_most` of each where there are more; of the classes `classes_K`, or of all in order."""
+        """Return images [K, M, C, H, W] as the network sees them, differentiable in the container's parameters. They
+        are all images of every class, or a random `at_most` of each if there are more; of the classes `classes_K`, or
+        of all in order."""
         indices_KM, count = None, self.classes if classes_K is None else len(classes_K)
         if container.per_class > at_most:
             keys = torch.rand(count, container.per_class, generator=self.generator, device=self.device)
@@ -223,17 +232,18 @@ class Task:
 
     @torch.no_grad()
     def synthetic_set(self, container: Container) -> tuple[Tensor, Tensor]:
-        """(all images [N, C, H, W] as the network sees them, labels [N]), without a graph."""
+        """Return (all images [N, C, H, W] as the network sees them, labels [N]), without a graph."""
         images, labels = container.decode()
         return self.as_seen(container, images).detach(), labels
 
     def split_validation(self) -> Task:
-        """The same task without a tenth of every class, which nothing but a decision sees: its `validation` images."""
+        """Return the same task without a tenth of every class. That tenth becomes its `validation` images, which only a
+        decision may see."""
         fit, validation = self.train.stratified(VALIDATION, VALIDATION_SEED)
         return replace(self, train=fit, validation=validation)
 
     def require_validation(self) -> None:
-        """Raises TooFewImages where no image could be kept for a decision."""
+        """Raise TooFewImages if no image could be held out for a decision."""
         if not self.validation:
             raise TooFewImages(f"{self.spec.title} has no class of two training images, one of which would be held out")
 
@@ -246,10 +256,10 @@ class Task:
         optimiser: Optimizer,
         classes: Tensor | None = None,
     ) -> Tensor:
-        """One optimiser step of the container on an objective summed over classes; returns the loss.
+        """Take one optimiser step of the container on an objective that is summed over classes; return the loss.
 
-        `real` and `synthetic` [K, n, C, H, W] are augmented already; `synthetic` carries the graph to the parameters.
-        They are of the classes `classes` [K], or of all in order.
+        `real` and `synthetic` [K, n, C, H, W] are already augmented, and `synthetic` carries the graph to the
+        parameters. They show the classes `classes` [K], or all in order.
         """
         chunk = self.class_chunk(real, synthetic)
         loss, gradient = value_and_grad(objective, network, real, synthetic, chunk, classes, self.passes)
@@ -259,7 +269,8 @@ class Task:
         return loss
 
     def siamese(self, *batches_KNCHW: Tensor, strategy: str | None = None) -> list[Tensor]:
-        """The batches [K, n_i, C, H, W] under one freshly drawn DSA transform per class, the same for all of them."""
+        """Return the batches [K, n_i, C, H, W] under one freshly drawn DSA transform per class, the same for all
+        batches."""
         strategy = self.strategy if strategy is None else strategy
         if strategy == "none":
             return list(batches_KNCHW)
@@ -268,7 +279,7 @@ class Task:
 
 
 def by_class(batch_KNCHW: Tensor, params: augment.Params) -> Tensor:
-    """The batch with row k of `params` applied to all images of its k-th class."""
+    """Return the batch with row k of `params` applied to all images of its k-th class."""
     classes, images = batch_KNCHW.shape[:2]
     rows = torch.arange(classes, device=batch_KNCHW.device).repeat_interleave(images)
     return augment.apply(batch_KNCHW.flatten(0, 1), params.take(rows)).unflatten(0, (classes, images))

@@ -1,7 +1,7 @@
-"""Warm start: decoded images fitted to real ones, for containers that decode to nothing sensible before they are moved.
+"""Warm start: fitting decoded images to real ones, for containers whose first images would make no sense.
 
-The pixel error knows nothing of classification; what it gives is a start that is worth about as much as the real images
-it was fitted to. Used where a loop is too short to find images from noise, and disclosed wherever it is.
+The pixel error knows nothing of classification. A start that was fitted by it is worth about as much as the real images
+it was fitted to. It is used where a loop is too short to find images from noise, and that is always disclosed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from benchmark.condensation.task import Task
 from benchmark.containers import Container
 
 FITTING_COST = 15.0
-"""Of fitting, in forward passes of the container: forward and backward, and layers of a few channels run at about a
-fifth of the speed of a network's (HMN's, on a CPU)."""
+"""The cost of fitting an image, in forward passes of the container: forward and backward, where layers of a few
+channels run at about a fifth of the speed of a network's (HMN's, on a CPU)."""
 
 
 def fit_images(
@@ -32,11 +32,11 @@ def fit_images(
     steps_per_image: int,
     at_most: int,
 ) -> None:
-    """Move every image of the container towards a real one of its class: mean squared error of the pixels.
+    """Move every image of the container towards a real image of its class, by the mean squared error of the pixels.
 
-    All of them are different where the class has so many; otherwise it goes round again. `targets(indices_N)` gives
-    training images [N, C, H, W] in the container's space. Each step shows a random `at_most` images of every class; the
-    learning rate of the fresh `optimiser` falls to zero along a cosine.
+    The real images of a class are all different if it has enough of them; otherwise they repeat. `targets(indices_N)`
+    gives training images [N, C, H, W] in the container's space. Each step shows a random `at_most` images of every
+    class. The learning rate of the fresh `optimiser` falls to zero along a cosine.
     """
     targets_KG = task.start_indices(container.per_class)
     steps, shown = _lengths(container, steps_per_image, at_most)
@@ -55,7 +55,7 @@ def fit_images(
 
 
 def fitting_flops(container: Container, steps_per_image: int, at_most: int) -> float:
-    """What `fit_images` will take, in floating-point operations at the speed of a network's convolutions.
+    """Return the floating-point operations that `fit_images` will take, at the speed of a network's convolutions.
 
     container: of the same layout, on the meta device, so that nothing is computed.
     """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmark.data.whitening import ZCA
 
 Space = Literal["raw", "normalised", "zca"]
-"""What the decoded pixels are: in [0,1], normalised per channel, or ZCA-whitened."""
+"""The space of decoded pixels: in [0,1], normalised per channel, or ZCA-whitened."""
 
 ImageShape = tuple[int, int, int]
 """(channels, rows, columns)"""
@@ -38,10 +38,10 @@ class Container(nn.Module, ABC):
     learned_lr: float | None = None
     """The step size learned with the images (trajectory matching); recipes with lr None train at it."""
     whitening: ZCA | None = None
-    """Set where networks must see ZCA-whitened images, whatever `space` the set is stored in; saved with it."""
+    """Set if networks must see ZCA-whitened images, in whatever `space` the set is stored; saved with the set."""
     variants: int = 1
-    """Forms in which one sample is decoded (HaBa: a basis through each hallucinator); they follow each other, so image
-    `i` is form `i % variants` of sample `i // variants`."""
+    """The number of forms in which one sample is decoded (HaBa: a basis through each hallucinator). They follow each
+    other, so image `i` is form `i % variants` of sample `i // variants`."""
 
     def __init__(self, classes: int, per_class: int, space: Space) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Container(nn.Module, ABC):
 
     @abstractmethod
     def images(self, indices: Tensor | None = None) -> Tensor:
-        """Images [N, C, H, W] of the given int64 indices (all where None), differentiable in the parameters."""
+        """Return images [N, C, H, W] of the given int64 indices (all if None), differentiable in the parameters."""
 
     @property
     def num_images(self) -> int:
@@ -76,18 +76,18 @@ class Container(nn.Module, ABC):
         return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())
 
     def row_dimensions(self) -> list[tuple[nn.Parameter, int]]:
-        """Every parameter with the number of its leading dimensions that count rows: a class's or an image's own share,
-        which has a gradient only in steps that show the class or image. By default each is one row."""
+        """Return every parameter with the number of its leading dimensions that count rows. A row belongs to one class
+        or image, and has a gradient only in steps that show it. By default each parameter is one row."""
         return [(parameter, 0) for parameter in self.parameters()]
 
     def decode(self, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(images [N, C, H, W] in `space`, labels [N]) of the given indices, or of the whole set."""
+        """Return (images [N, C, H, W] in `space`, labels [N]) of the given indices, or of the whole set."""
         labels = self.labels
         return self.images(indices), labels if indices is None else labels[indices]
 
     def decode_classes(self, indices_KM: Tensor | None = None, classes_K: Tensor | None = None) -> Tensor:
-        """Images [K, M, C, H, W]: for every class, or each of `classes_K`, those of `indices_KM` (within the class), or
-        all of its images."""
+        """Return images [K, M, C, H, W] of every class, or of each of `classes_K`: those at `indices_KM` (within the
+        class), or all of the class's images."""
         if indices_KM is None and classes_K is None:
             return self.images().unflatten(0, (self.classes, self.per_class))
         if classes_K is None:
@@ -99,22 +99,23 @@ class Container(nn.Module, ABC):
         return self.images((indices_KM + offsets).flatten()).unflatten(0, indices_KM.shape)
 
     def variant_images(self, samples_N: Tensor, variant: Tensor) -> Tensor:
-        """Images [N, C, H, W] of the given samples, all in one form (an int64 scalar tensor)."""
+        """Return images [N, C, H, W] of the given samples, all in one form (an int64 scalar tensor)."""
         return self.images(samples_N * self.variants + variant)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Bring the parameters back to where they are allowed to be, before saving; nothing by default."""
+        """Bring the parameters back into their allowed range, before saving. By default there is nothing to do."""
 
 
 def as_shape(image_shape: Sequence[int]) -> ImageShape:
-    """The image shape that a configuration holds as a list."""
+    """Return a sequence of three numbers, such as a configuration holds, as an image shape."""
     channels, rows, columns = image_shape
     return channels, rows, columns
 
 
 def build(kind: str, config: dict[str, Any]) -> Container:
-    """An uninitialised container of a saved kind. Raises ValueError for an unknown kind or a config that misfits."""
+    """Return an uninitialised container of a saved kind. Raises ValueError for an unknown kind or a config that does
+    not fit."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     if kind not in _kinds:

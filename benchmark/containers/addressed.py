@@ -22,13 +22,14 @@ from benchmark.system.errors import BudgetError
 
 
 def basis_shape(image_shape: ImageShape, downsample: int) -> ImageShape:
-    """(channels, rows, columns) of a basis; a side that `downsample` does not divide is rounded up."""
+    """Return (channels, rows, columns) of a basis; a side that `downsample` does not divide is rounded up."""
     channels, rows, columns = image_shape
     return channels, ceil(rows / downsample), ceil(columns / downsample)
 
 
 def default_bases(ipc: int, classes: int, basis_floats: int) -> int:
-    """K: the power of two nearest (in log2, the smaller in a tie) to 16 sqrt(IPC C / 10), halved while K > d / 2.
+    """Return K: the power of two nearest (in log2, the smaller in a tie) to 16 sqrt(IPC C / 10), halved while K > d /
+    2.
 
     The one published cell (CIFAR-10, IPC 1) has 16; K grows with the square root of the images in the budget
     (docs/methods.md 9, our choice).
@@ -50,7 +51,7 @@ class AddressedLayout:
 
     @classmethod
     def of(cls, budget: Budget, bases: int, downsample: int) -> AddressedLayout:
-        """r = floor((B - K d) / (C K)). Raises BudgetError where no image is left."""
+        """Return the layout of a budget, with r = floor((B - K d) / (C K)). Raises BudgetError if no image is left."""
         floats = prod(basis_shape(budget.image_shape, downsample))
         per_class = (budget.floats - bases * floats) // (budget.classes * bases)
         if per_class < 1:
@@ -96,15 +97,16 @@ class Addressed(Container):
         }
 
     def initialise_(self, generator: torch.Generator) -> Addressed:
-        """Xavier-uniform bases and coefficients, in place."""
+        """Draw bases and coefficients Xavier-uniform, in place."""
         nn.init.xavier_uniform_(self.bases, generator=generator)
         nn.init.xavier_uniform_(self.coefficients, generator=generator)
         return self
 
     @torch.no_grad()
     def fit_(self, images_KrCHW: Tensor) -> Addressed:
-        """The bases and coefficients whose images are nearest to the given ones [K, r, C, H, W] averaged down to the
-        bases' size: their truncated singular value decomposition, its scale shared equally. In place."""
+        """Set the bases and coefficients, in place, to those whose images are nearest to the given ones [K, r, C, H, W]
+        averaged down to the bases' size: a truncated singular value decomposition, its scale shared equally between the
+        two."""
         small = F.adaptive_avg_pool2d(images_KrCHW.flatten(0, 1), self.basis_shape[1:]).flatten(1)
         u, s, vh = torch.linalg.svd(small, full_matrices=False)
         rank = min(len(self.bases), len(s))

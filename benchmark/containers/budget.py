@@ -8,6 +8,8 @@ from typing import Literal
 
 from benchmark.system.errors import BudgetError
 
+BudgetMode = Literal["strict", "native"]
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -19,18 +21,18 @@ class Budget:
     ipc: int
     classes: int
     image_shape: tuple[int, int, int]
-    mode: Literal["strict", "native"] = "strict"
+    mode: BudgetMode = "strict"
 
     @property
     def floats(self) -> int:
         return self.ipc * self.classes * prod(self.image_shape)
 
     def multiple(self, floats: int) -> float:
-        """Stored floats as a multiple of the budget; 0 where there is no budget (the whole training set)."""
+        """Return the stored floats as a multiple of the budget; 0 if there is no budget (the whole training set)."""
         return floats / self.floats if self.floats else 0.0
 
     def check(self, floats: int) -> None:
-        """Raises BudgetError where a strict budget does not hold that many floats."""
+        """Raise BudgetError if a strict budget does not hold that many floats."""
         if self.mode == "strict" and self.floats and floats > self.floats:
             raise BudgetError(
                 f"the container stores {floats:,} floats, {self.multiple(floats):.2f} times the budget of "

@@ -49,17 +49,12 @@ class WholeSet(Container):
 
     @property
     def num_floats(self) -> int:
-        """The pixels it stands for."""
+        """The number of pixels in the images that it refers to."""
         return self.count * torch.Size(self.image_shape).numel()
 
     @property
     def labels(self) -> Tensor:
-        return self._attached().labels
+        return self.split.labels
 
     def images(self, indices: Tensor | None = None) -> Tensor:
-        return self._attached().gather(indices)
-
-    def _attached(self) -> Split:
-        if self.split is None:
-            raise RuntimeError("a whole set that was read from a file decodes once its data set was attached")
-        return self.split
+        return self.split.gather(indices)

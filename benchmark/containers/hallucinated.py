@@ -3,8 +3,8 @@
     image (c, i, j) = H_j(base_ci),   H_j(x) = conv_transpose3x3( scale_j * conv3x3(x) + shift_j )
 
 Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022 (docs/methods.md 8). The hallucinators serve all
-classes and have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored
-at half the side (enlarged before they are hallucinated) and the maps scale and shift likewise.
+classes and have no activation unless asked for, so each is affine in its input. To fit a budget, bases may be stored at
+half the side (they are enlarged before they are hallucinated), and so may the maps scale and shift.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from benchmark.system.errors import BudgetError
 Activation = Literal["none", "relu"]
 
 SPEND = 0.95
-"""Share of a strict budget below which what is left buys more hallucinators."""
+"""If less than this share of a strict budget would be spent, the rest buys more hallucinators."""
 
 
 def half(shape: ImageShape) -> ImageShape:
-    """A map of half the sides, rounded up."""
+    """Return the shape of a map with half the sides, rounded up."""
     channels, rows, columns = shape
     return channels, ceil(rows / 2), ceil(columns / 2)
 
 
 def map_shape(image_shape: ImageShape, half_maps: bool) -> ImageShape:
-    """Of a stored scale or shift map: the unpadded convolution's output, or half of it."""
+    """Return the shape of a stored scale or shift map: the unpadded convolution's output, or half of it."""
     channels, rows, columns = image_shape
     full = channels, rows - 2, columns - 2
     return half(full) if half_maps else full
@@ -53,8 +53,9 @@ class HallucinatedLayout:
 
     @classmethod
     def of(cls, budget: Budget, hallucinators: int) -> HallucinatedLayout:
-        """The authors' size where the budget is native (IPC bases per class, over the budget by the hallucinators), and
-        what fits where it is strict. Raises BudgetError where not even one half-size basis per class does."""
+        """Return the layout of a budget: the authors' size if it is native (IPC bases per class, so over the budget by
+        the hallucinators), or what fits if it is strict. Raises BudgetError if not even one half-size basis per class
+        fits."""
         sizes = {"native": cls.native, "strict": cls.strict}
         return sizes[budget.mode](budget, hallucinators)
 
@@ -64,8 +65,9 @@ class HallucinatedLayout:
 
     @classmethod
     def strict(cls, budget: Budget, hallucinators: int) -> HallucinatedLayout:
-        """Full-size bases first, half-size ones from what is left; half-size maps where there would be no basis at all;
-        more hallucinators where less than 95 % would be spent (docs/methods.md 8, our definition)."""
+        """Return what fits a budget: full-size bases first, then half-size ones from what is left. Maps have half the
+        size if there would otherwise be no basis at all, and there are more hallucinators if less than 95 % would be
+        spent (docs/methods.md 8, our definition)."""
         bare = cls(budget.classes, budget.image_shape, 0, 0, hallucinators)
         left = max(0, budget.floats - bare.floats)
         full_count, rest = divmod(left, budget.classes * prod(budget.image_shape))
@@ -88,14 +90,14 @@ class HallucinatedLayout:
 
     @property
     def hallucinator_floats(self) -> int:
-        """Of one hallucinator: two 3x3 convolutions with bias and two maps."""
+        """Floats of one hallucinator: two 3x3 convolutions with bias and two maps."""
         channels = self.image_shape[0]
         convolution = 9 * channels * channels + channels
         return 2 * convolution + 2 * prod(map_shape(self.image_shape, self.half_maps))
 
     @property
     def basis_floats(self) -> int:
-        """Of all bases of all classes."""
+        """Floats of all bases of all classes."""
         return self.classes * (self.full * prod(self.image_shape) + self.half * prod(half(self.image_shape)))
 
     @property
@@ -104,18 +106,18 @@ class HallucinatedLayout:
 
     @property
     def bases(self) -> int:
-        """Per class."""
+        """Bases per class."""
         return self.full + self.half
 
     @property
     def per_class(self) -> int:
-        """Decoded images."""
+        """Decoded images per class."""
         return self.bases * self.hallucinators
 
 
 class Hallucinated(Container):
-    """Image `(c * bases + i) * J + j` is basis i of class c through hallucinator j: the J variants of a basis follow
-    each other. Within a class the full-size bases come first."""
+    """Bases and hallucinators. Image `(c * bases + i) * J + j` is basis i of class c through hallucinator j: the J
+    variants of a basis follow each other. Within a class the full-size bases come first."""
 
     kind = "hallucinated"
 
@@ -148,7 +150,7 @@ class Hallucinated(Container):
     def of(
         cls, layout: HallucinatedLayout, activation: Activation = "none", space: Space = "normalised"
     ) -> Hallucinated:
-        """An uninitialised container of that layout."""
+        """Return an uninitialised container of that layout."""
         sizes = layout.classes, layout.full, layout.half, layout.hallucinators
         return cls(*sizes, list(layout.image_shape), layout.half_maps, activation, space)
 
@@ -166,7 +168,7 @@ class Hallucinated(Container):
 
     @property
     def bases(self) -> int:
-        """Per class."""
+        """Bases per class."""
         return self.full + self.half_size
 
     def basis_parameters(self) -> list[nn.Parameter]:
@@ -178,8 +180,9 @@ class Hallucinated(Container):
 
     @torch.no_grad()
     def initialise_(self, real_KNCHW: Tensor, generator: torch.Generator) -> Hallucinated:
-        """Bases from real images [K, bases, C, H, W] (averaged down where they are stored small); convolutions as
-        PyTorch draws them, maps 1 and 0. In place, and on the images' device."""
+        """Set the bases to real images [K, bases, C, H, W] (averaged down where they are stored small), draw the
+        convolutions as PyTorch does, and set the scale maps to 1 and the shift maps to 0. In place, and on the images'
+        device."""
         self.to(real_KNCHW.device)
         self.bases_full.copy_(real_KNCHW[:, : self.full])
         if self.half_size:
@@ -193,7 +196,7 @@ class Hallucinated(Container):
         return self
 
     def base_images(self, indices: Tensor | None = None) -> Tensor:
-        """Bases [N, C, H, W] at full size, of the given indices (class * bases + position), or all."""
+        """Return bases [N, C, H, W] at full size, of the given indices (class * bases + position), or all."""
         if indices is None:
             indices = torch.arange(self.classes * self.bases, device=self.scale.device)
         label, position = indices // self.bases, indices % self.bases
@@ -209,7 +212,7 @@ class Hallucinated(Container):
         return torch.where((position < self.full).view(-1, 1, 1, 1), found[0], found[1])
 
     def hallucinate(self, bases_GNCHW: Tensor, which_G: Tensor) -> Tensor:
-        """Images [G, N, C, H, W]: the N bases of group g through hallucinator `which_G[g]`."""
+        """Return images [G, N, C, H, W]: the N bases of group g through hallucinator `which_G[g]`."""
         groups, count, channels, *_ = bases_GNCHW.shape
         maps = bases_GNCHW.transpose(0, 1).flatten(1, 2)  # [N, G * C, H, W]: groups are groups of the convolutions
         weight, bias = self.encode_weight[which_G].flatten(0, 1), self.encode_bias[which_G].flatten()
@@ -221,7 +224,7 @@ class Hallucinated(Container):
         return images.view(count, groups, channels, *images.shape[2:]).transpose(0, 1)
 
     def _at_size(self, maps_GCHW: Tensor) -> Tensor:
-        """Scale or shift maps of the groups as [G * C, H - 2, W - 2]."""
+        """Return scale or shift maps of the groups as [G * C, H - 2, W - 2]."""
         if self.half_maps:
             size = map_shape(self.image_shape, False)[1:]
             maps_GCHW = F.interpolate(maps_GCHW, size=size, mode="bilinear", align_corners=False)
@@ -236,5 +239,5 @@ class Hallucinated(Container):
         return self.hallucinate(self.base_images(indices // self.variants)[:, None], indices % self.variants)[:, 0]
 
     def variant_images(self, samples: Tensor, variant: Tensor) -> Tensor:
-        """Bases `samples` [N], all through the one hallucinator `variant` (an int64 scalar tensor)."""
+        """Return the bases `samples` [N], all through the one hallucinator `variant` (an int64 scalar tensor)."""
         return self.hallucinate(self.base_images(samples)[None], variant[None])[0]

@@ -2,11 +2,11 @@
 
     image c,i = sigmoid( Dec( [ f_c(m^D), m^C_c, m^I_c,i ] ) )        raw pixels in [0,1]
 
-m^D is shared by the whole data set, m^C_c by the images of a class, m^I_c,i belongs to one image; f_c is a 1x1
-convolution of each class, Dec one stack of transposed convolutions for all images. What an image costs is its own
-m^I only, so images can be dropped (`keep_`) without touching the others. All classes always hold equally many: what is
-dropped is dropped once in every class. Shapes and layer lists are this suite's choice; those of the paper are not
-public.
+m^D is shared by the whole data set, m^C_c by the images of a class, and m^I_c,i belongs to one image. f_c is a 1x1
+convolution of each class, and Dec is one stack of transposed convolutions for all images. An image costs only its own
+m^I, so images can be dropped (`keep_`) without touching the others. All classes always hold equally many images: one
+that is dropped in a class is dropped in every class. Shapes and layer lists are this suite's choice; those of the paper
+are not public.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from torch import Tensor, nn
 from benchmark.containers import Container
 
 SLOPE = 0.1
-"""Of the LeakyReLU between two decoder layers."""
+"""Negative slope of the LeakyReLU between two decoder layers."""
 
 
 def map_sides(image_shape: Sequence[int], doublings: int) -> tuple[int, int]:
-    """Rows and columns of the memory maps: what `doublings` doublings make at least as large as the image."""
+    """Return rows and columns of the memory maps, which `doublings` doublings make at least as large as the image."""
     return ceil(image_shape[1] / 2**doublings), ceil(image_shape[2] / 2**doublings)
 
 
 class Hierarchical(Container):
-    """`per_class` images of each class from one dataset, C class and C * per_class instance memories.
+    """`per_class` images of each class, decoded from one memory of the data set, C class memories and C * per_class
+    instance memories.
 
     image_shape: (channels, rows, columns). dataset_channels, class_channels, instance_channels: d, k, n of the maps.
-    hidden: widths between the decoder's layers; len(hidden) + 1 layers, each of which doubles the map.
+    hidden: widths between the decoder's layers; there are len(hidden) + 1 layers, and each doubles the map.
     """
 
     kind = "hierarchical"
@@ -65,7 +66,8 @@ class Hierarchical(Container):
 
     @torch.no_grad()
     def initialise_(self, generator: torch.Generator) -> Hierarchical:
-        """Memories N(0,1), layers as PyTorch draws them: U(-b, b), b = 1 / sqrt(fan in) for weights and biases."""
+        """Draw memories from N(0,1), and layers as PyTorch does: U(-b, b), b = 1 / sqrt(fan in) for weights and
+        biases."""
         for memory in (self.dataset_memory, self.class_memory, self.instance_memory):
             memory.normal_(generator=generator)
         bound = max(1, self.dataset_memory.shape[0]) ** -0.5
@@ -90,7 +92,7 @@ class Hierarchical(Container):
         }
 
     def images(self, indices: Tensor | None = None) -> Tensor:
-        """Images [N, C, H, W] in [0,1]."""
+        """Return images [N, C, H, W] in [0,1]."""
         extracted = torch.einsum("ckd,dyx->ckyx", self.extractor_weight, self.dataset_memory)
         shared = torch.cat([extracted + self.extractor_bias[..., None, None], self.class_memory], 1)
         own = self.instance_memory.flatten(0, 1)
@@ -121,6 +123,6 @@ class Hierarchical(Container):
 
 
 def centre_crop(images_NCHW: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle `size` (rows, columns) of images; the odd pixel is lost at the bottom and right."""
+    """Return the middle `size` (rows, columns) of images; the odd pixel is lost at the bottom and right."""
     top, left = ((have - want) // 2 for have, want in zip(images_NCHW.shape[2:], size))
     return images_NCHW[:, :, top : top + size[0], left : left + size[1]]

@@ -1,10 +1,10 @@
-"""How large the memories of a hierarchical container are, and how many images its budget then holds.
+"""How large the memories of a hierarchical container are, and how many images a budget then holds.
 
-As docs/methods.md 10 has it:
+The formulas are those of docs/methods.md 10:
 
     shared = d m^2 + C k m^2 + C (d k + k) + decoder;   per = C n m^2;   images = floor((budget - shared) / per)
 
-Channel counts by (image shape, classes, IPC) where listed, by a rule for everything else. All of them are this suite's
+Channel counts are listed by (image shape, classes, IPC), and a rule gives all others. All of them are this suite's
 choice: the paper's are not public.
 """
 
@@ -31,18 +31,18 @@ class Layout:
         return rows * columns
 
     def shared_floats(self, classes: int, image_shape: Sequence[int]) -> int:
-        """Everything but the instance memories."""
+        """Return the floats of everything but the instance memories."""
         d, k, area = self.dataset_channels, self.class_channels, self.map_floats(image_shape)
         widths = (2 * k + self.instance_channels, *self.hidden, image_shape[0])
         decoder = sum(16 * before * after + after for before, after in pairwise(widths))
         return d * area + classes * k * area + classes * (d * k + k) + decoder
 
     def image_floats(self, classes: int, image_shape: Sequence[int]) -> int:
-        """One more image in every class."""
+        """Return the floats of one more image in every class."""
         return classes * self.instance_channels * self.map_floats(image_shape)
 
     def images_per_class(self, floats: int, classes: int, image_shape: Sequence[int]) -> int:
-        """Images that `floats` hold beside the shared part; negative where that alone does not fit."""
+        """Return how many images of each class `floats` hold beside the shared part; negative if not even that fits."""
         return (floats - self.shared_floats(classes, image_shape)) // self.image_floats(classes, image_shape)
 
     def floats(self, per_class: int, classes: int, image_shape: Sequence[int]) -> int:
@@ -67,7 +67,7 @@ LISTED: dict[tuple[tuple[int, int, int], int, int], Layout] = {
     ((1, 8, 8), 10, 10): Layout(8, 4, 2, (4,)),
     ((1, 8, 8), 10, 50): Layout(8, 4, 4, (8,)),
 }
-"""By (image shape, classes, IPC)."""
+"""Layouts by (image shape, classes, IPC)."""
 
 TIERS = (
     (2, 1, (2, 2)),
@@ -84,8 +84,8 @@ DENSITY = ((10, 1), (50, 3))
 
 
 def layout_for(classes: int, image_shape: Sequence[int], ipc: int) -> Layout:
-    """The listed layout, or else the largest tier whose shared floats are at most a fifth of the budget (the smallest
-    where none is), with instance channels in proportion to the pixels."""
+    """Return the listed layout. If there is none, return the largest tier whose shared floats are at most a fifth of
+    the budget (the smallest tier if none is), with instance channels in proportion to the pixels."""
     channels, height, width = image_shape
     listed = LISTED.get(((channels, height, width), classes, ipc))
     if listed:

@@ -1,6 +1,6 @@
 """Multi-formation: each stored image is an f x f grid of small images (IDC; Kim et al., ICML 2022).
 
-docs/methods.md 7 has it in formulas.
+The formulas are in docs/methods.md 7.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from benchmark.containers import Container
 
 
 def cell_edges(side: int, factor: int) -> list[int]:
-    """The factor + 1 borders of the grid cells along a side of so many pixels; the last cell may be smaller.
+    """Return the factor + 1 borders of the grid cells along a side of so many pixels; the last cell may be smaller.
 
-    Raises ValueError where a cell would hold no pixel.
+    Raises ValueError if a cell would hold no pixel.
     """
     width = -(-side // factor)
     edges = [min(index * width, side) for index in range(factor + 1)]
@@ -29,9 +29,9 @@ def cell_edges(side: int, factor: int) -> list[int]:
 class MultiFormation(Container):
     """`stored` images of each class, pixels in [0, 1]; each holds factor^2 training images.
 
-    Decoding cuts a stored image into factor x factor cells (padded with 0.5 at the right and bottom where the sides do
-    not divide) and enlarges each to full size, bilinearly. Within a class the order is position in the grid major, row
-    by row, and stored image minor.
+    Decoding cuts a stored image into factor x factor cells (padded with 0.5 at the right and bottom if the sides do not
+    divide) and enlarges each to full size, bilinearly. Within a class, images are ordered by their position in the
+    grid, row by row, and images of one position by their stored image.
     """
 
     kind = "multi-formation"
@@ -45,7 +45,7 @@ class MultiFormation(Container):
 
     @classmethod
     def of(cls, images_KMCHW: Tensor, factor: int) -> MultiFormation:
-        """A container on the images' device that stores them as they are, raw pixels in [0, 1]."""
+        """Return a container, on the images' device, that stores them as they are, raw pixels in [0, 1]."""
         classes, stored, *shape = images_KMCHW.shape
         container = cls(classes, stored, shape, factor).to(images_KMCHW.device, images_KMCHW.dtype)
         container.pixels.data.copy_(images_KMCHW.flatten(0, 1))
@@ -53,8 +53,8 @@ class MultiFormation(Container):
 
     @classmethod
     def tiled(cls, images_KMCHW: Tensor, factor: int) -> MultiFormation:
-        """A container whose cells show the given images, M = stored * factor^2 a class in decoding order, each reduced
-        to its cell by the nearest pixel."""
+        """Return a container whose cells show the given images: M = stored * factor^2 images per class, in decoding
+        order, each reduced to its cell by the nearest pixel."""
         classes, per_class, _, rows, columns = images_KMCHW.shape
         canvases = torch.empty_like(images_KMCHW[:, : per_class // factor**2])
         positions = images_KMCHW.unflatten(1, (factor, factor, -1))
@@ -78,7 +78,7 @@ class MultiFormation(Container):
         return F.interpolate(cells, self.image_shape[1:], mode="bilinear", align_corners=False)
 
     def _cells(self) -> Tensor:
-        """The cells of all stored images [num_images, C, ceil(H / f), ceil(W / f)] in decoding order."""
+        """Return the cells of all stored images [num_images, C, ceil(H / f), ceil(W / f)] in decoding order."""
         factor, (channels, rows, columns) = self.factor, self.image_shape
         if factor == 1:
             return self.pixels

@@ -22,7 +22,7 @@ class Pixels(Container):
 
     @classmethod
     def of(cls, images_KMCHW: Tensor, space: Space = "normalised") -> Pixels:
-        """A container on the images' device, holding a copy of them."""
+        """Return a container, on the images' device, that holds a copy of them."""
         classes, per_class, *shape = images_KMCHW.shape
         container = cls(classes, per_class, shape, space).to(images_KMCHW.device)
         container.pixels.data.copy_(images_KMCHW.flatten(0, 1))

@@ -38,12 +38,12 @@ def names() -> tuple[str, ...]:
 
 
 def spec(name: str, data_dir: Path) -> DatasetSpec:
-    """What is known of data set `name` without reading its images.
+    """Return what is known of data set `name` without reading its images.
 
-    `folder:PATH` opens the image headers under PATH; `tiny-imagenet` reads its class list where there is one.
+    `folder:PATH` opens the image headers under PATH; `tiny-imagenet` reads its class list if there is one.
 
-    Raises ValueError for an unknown name (the message holds the nearest valid ones), DataError (a ValueError)
-    for a folder that is not a data set.
+    Raises ValueError for an unknown name (the message holds the nearest valid ones), and DataError (a ValueError) for a
+    folder that is not a data set.
     """
     with _explained(name):
         return _entry(name).spec(Path(data_dir).expanduser())
@@ -52,11 +52,11 @@ def spec(name: str, data_dir: Path) -> DatasetSpec:
 def load(name: str, data_dir: Path, device: torch.device | str = "cpu", download: bool = True) -> Dataset:
     """Read data set `name` below `data_dir` and put it on `device`.
 
-    Absent files are downloaded by torchvision (with its checksums) if `download`; archives that already lie
-    in `data_dir` are extracted in either case.
+    Absent files are downloaded by torchvision (with its checksums) if `download`. Archives that already lie in
+    `data_dir` are extracted in either case.
 
-    Raises ValueError for an unknown name and DataError (a ValueError) for files that are missing, damaged or
-    not to be downloaded: the message names them and says what to do.
+    Raises ValueError for an unknown name, and DataError (a ValueError) for files that are missing, damaged or cannot be
+    downloaded: the message names them and says what to do.
     """
     with _explained(name):
         data = _entry(name).load(Path(data_dir).expanduser(), download)
@@ -65,7 +65,7 @@ def load(name: str, data_dir: Path, device: torch.device | str = "cpu", download
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """What the loaders cannot foresee of a disk (no permission, a stale mount) still ends in one sentence."""
+    """Make one sentence of what the loaders cannot foresee of a disk (no permission, a stale mount)."""
     try:
         yield
     except OSError as error:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +26,8 @@ class DatasetSpec:
     title:       for tables and messages, `CIFAR-10`.
     flip:        whether a mirrored image still belongs to its class (not so for digits).
     published:   the data set's id in the files of published numbers, "" if it has none.
-    default_ipc: images per class a run covers unless told otherwise.
-    train_images, test_images: how many there are in each split; 0 where nothing is known of it.
+    default_ipc: images per class that a run covers unless told otherwise.
+    train_images, test_images: how many there are in each split; 0 if that is not known.
     """
 
     name: str
@@ -80,18 +81,18 @@ class Split:
         return len(self.labels)
 
     def raw(self, indices: Tensor | None = None) -> Tensor:
-        """Images `indices` (int64 [B], None for all) as float32 [B, C, H, W] in [0, 1]."""
+        """Return images `indices` (int64 [B], None for all) as float32 [B, C, H, W] in [0, 1]."""
         images = self.images
         if indices is not None:
             images = images.index_select(0, indices.to(images.device))
         return images.to(torch.float32).div_(255)
 
     def gather(self, indices: Tensor | None = None) -> Tensor:
-        """Images `indices` (int64 [B], None for all) as float32 [B, C, H, W], as the networks see them."""
+        """Return images `indices` (int64 [B], None for all) as float32 [B, C, H, W], as the networks see them."""
         return self.normalise(self.raw(indices))
 
     def normalise(self, raw: Tensor) -> Tensor:
-        """Pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
+        """Return pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
         return self.normalisation.normalise(raw)
 
     @cached_property
@@ -100,20 +101,21 @@ class Split:
         return Normalisation(self.mean, self.std, self.whitening)
 
     @property
-    def space(self) -> str:
+    def space(self) -> Literal["normalised", "zca"]:
         """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
         return self.normalisation.space
 
     def whitened(self, whitening: ZCA | None) -> "Split":
-        """The same images seen through another whitening, or none."""
+        """Return the same images seen through another whitening, or through none."""
         return self if whitening is self.whitening else replace(self, whitening=whitening)
 
     def to_raw(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
-        """Images [B, C, H, W] stored as `space`, a `zca` one through `whitening`, as pixels; not clamped."""
+        """Return images [B, C, H, W], which are stored as `space`, as pixels; not clamped. whitening: that of images
+        stored as `zca`."""
         return self.normalisation.to_raw(images, space, whitening)
 
     def seen(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
-        """Images stored as `space` (see `to_raw`) as networks see this split's; differentiable."""
+        """Return images, which are stored as `space` (see `to_raw`), as networks see this split's; differentiable."""
         return self.normalisation.seen(images, space, whitening)
 
     @cached_property
@@ -126,27 +128,27 @@ class Split:
 
     @cached_property
     def class_indices(self) -> tuple[Tensor, ...]:
-        """For each class the ascending indices (int64) of its images, on the split's device; may be empty."""
+        """For each class the ascending indices (int64) of its images, on the split's device; a class may have none."""
         order = torch.argsort(self.labels, stable=True)
         return order.split(torch.bincount(self.labels, minlength=self.classes).tolist())
 
     def subset(self, indices: Tensor) -> "Split":
-        """The images `indices` (int64 [M]) as a split of their own, in that order."""
+        """Return the images `indices` (int64 [M]) as a split of their own, in that order."""
         indices = indices.to(self.images.device)
         images, labels = (tensor.index_select(0, indices) for tensor in (self.images, self.labels))
         return replace(self, images=images, labels=labels)
 
     def stratified(self, fraction: float, seed: int) -> tuple["Split", "Split"]:
-        """Divide into (fit, held_out), `fraction` in (0, 1) of every class held out.
+        """Divide into (fit, held_out), with `fraction` in (0, 1) of every class held out.
 
-        Rounded per class, but at least one image on either side where a class has two; a class of one image
-        stays in fit. The same seed gives the same division on every device.
+        The number is rounded in each class, but a class of two images or more has at least one on either side; a class
+        of one image stays in fit. The same seed gives the same division on every device.
         """
         fit, held_out = stratified_indices(self.labels, fraction, seed)
         return self.subset(fit), self.subset(held_out)
 
     def to(self, device: torch.device | str) -> "Split":
-        """This split on `device`."""
+        """Return this split on `device`."""
         moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "mean", "std")}
         return replace(self, **moved, whitening=self.whitening and self.whitening.to(device))
 
@@ -163,7 +165,7 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """This data set with both splits on `device`."""
+        """Return this data set with both splits on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
@@ -199,9 +201,9 @@ def assemble(
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1].
+    """Return mean and standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1].
 
-    The deviation is over all pixels of all images. A constant channel gets std 1, to be divided by.
+    The deviation is over all pixels of all images. A constant channel gets std 1, so that it can be divided by.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     # A histogram of the 256 values is exact and needs no float copy of the whole data set.
@@ -213,7 +215,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def stratified_indices(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Ascending indices (int64, on the CPU) of the two parts described at `Split.stratified`."""
+    """Return ascending indices (int64, on the CPU) of the two parts described at `Split.stratified`."""
     if not 0 < fraction < 1:
         raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
     labels = labels.cpu()

@@ -1,4 +1,4 @@
-"""The 8x8 digits that scikit-learn carries: the embedded data set, there without any download."""
+"""The 8x8 digits that scikit-learn carries: the embedded data set, which needs no download."""
 
 import torch
 
@@ -27,7 +27,7 @@ SPEC = DatasetSpec(
 
 
 def load() -> Dataset:
-    """1,797 images, grey levels 0..16 spread over 0..255, divided 1,438 / 359 by a fixed stratified draw."""
+    """Return 1,797 images, grey levels 0..16 spread over 0..255, divided 1,438 / 359 by a fixed stratified draw."""
     # Here, not above: scikit-learn takes a second to import, and a spec does without it.
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""What all loaders share about files: the user-facing error, and a bound on waiting for the network."""
+"""What all loaders share about files: the error that users see, and a limit on waiting for the network."""
 
 import socket
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,14 @@ _LISTED = 6
 
 
 class DataError(ValueError):
-    """Data that is missing, damaged or not a data set; the message names the files and the mend."""
+    """Data that is missing, damaged or not a data set; the message names the files and says how to mend it."""
 
 
 def missing(title: str, searched: Path, absent: Sequence[str], page: str, holds: str, reason: object) -> DataError:
-    """`title` is not in folder `searched`.
+    """Return the error for a data set `title` that is not in folder `searched`.
 
-    absent: paths relative to `searched`.   page: where to get them.   holds: what a data folder must contain.
-    reason: why the download did not help.
+    absent: paths relative to `searched`. page: where to get them. holds: what a data folder must contain. reason: why
+    the download did not help.
     """
     return DataError(
         f"{title} not found. Searched {searched} for {_listed(absent)} ({reason}). Get it from {page} and "
@@ -26,7 +26,7 @@ def missing(title: str, searched: Path, absent: Sequence[str], page: str, holds:
 
 
 def damaged(title: str, paths: Sequence[Path | str], reason: object) -> DataError:
-    """`paths` exist but cannot be right; `reason` is what the reader said."""
+    """Return the error for `paths` that exist but cannot be right; `reason` is what the reader said."""
     return DataError(
         f"{title}: damaged or incomplete: {_listed([str(path) for path in paths])} ({reason}). Replace it by "
         "an intact copy, or delete it and run again to have it fetched where that is possible."

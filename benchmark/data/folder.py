@@ -38,15 +38,15 @@ class _Scan(NamedTuple):
 
 
 def spec(path: Path) -> DatasetSpec:
-    """Size, colour and class count from the headers of all images under the absolute `path`."""
+    """Return size, colour and class count from the headers of all images under the absolute `path`."""
     return _scan(path).spec
 
 
 def load(path: Path) -> Dataset:
     """Decode all images under the absolute `path`; grey stays one channel if every image is grey, else RGB.
 
-    Mean and standard deviation are those of the training split. Raises DataError for a folder that is no data
-    set, a damaged image, or one of another size.
+    Mean and standard deviation are those of the training split. Raises DataError for a folder that is no data set, a
+    damaged image, or an image of another size than the rest.
     """
     scan = _scan(path)
     return assemble(
@@ -138,9 +138,9 @@ def _visible(path: Path) -> bool:
 
 
 def read_class_folders(path: Path, spec: DatasetSpec, class_names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Images of another program (uint8 [N, C, H, W], int64 [N]) from PATH/<class>/, to be scored on a data set.
+    """Return images of another program (uint8 [N, C, H, W], int64 [N]) from PATH/<class>/, to be scored on a data set.
 
-    Sub-folders are named as the classes or numbered 0 .. classes - 1. Raises DataError where a class has none, or
+    Sub-folders are named as the classes or numbered 0 .. classes - 1. Raises DataError if a class has no images, or if
     an image differs from the data set's size.
     """
     folders = {folder.name: folder for folder in _subfolders(path)}

@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors, many at a time (PIL lets go of the interpreter lock while it decodes)."""
+"""Image files as uint8 tensors, many at a time (PIL releases the interpreter lock while it decodes)."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,8 @@ class Header(NamedTuple):
 
 
 def read_headers(paths: Sequence[Path], title: str) -> list[Header]:
-    """Size and colour of every image, without decoding it. Raises DataError naming a file that is no use."""
+    """Return size and colour of every image, without decoding it. Raises DataError, naming the file, for one that
+    cannot be used."""
     with ThreadPoolExecutor() as pool:
         chunks = pool.map(
             lambda start: [_header(path, title) for path in paths[start : start + _CHUNK]],
@@ -37,7 +38,7 @@ def read_headers(paths: Sequence[Path], title: str) -> list[Header]:
 def decode(paths: Sequence[Path], channels: int, height: int, width: int, title: str) -> Tensor:
     """Decode image files to uint8 [N, C, H, W]: luminance for C = 1, RGB for C = 3, without transparency.
 
-    Raises DataError, headed by the data set's `title` and naming the file, for damage and for another size.
+    Raises DataError, headed by the data set's `title` and naming the file, if a file is damaged or of another size.
     """
     images = np.empty((len(paths), channels, height, width), dtype=np.uint8)
     mode = "L" if channels == 1 else "RGB"
@@ -56,7 +57,7 @@ def decode(paths: Sequence[Path], channels: int, height: int, width: int, title:
 
 
 def wrong_size(title: str, path: Path, found: tuple[int, int], expected: tuple[int, int]) -> DataError:
-    """The error for an image whose (height, width) is not that of the rest."""
+    """Return the error for an image whose (height, width) is not that of the rest."""
     return DataError(
         f"{title}: {path} is {found[0]}x{found[1]} (height x width), expected {expected[0]}x{expected[1]}: "
         "all images of a data set must have one size. Resize or remove it."

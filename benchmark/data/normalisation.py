@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ class Normalisation:
     """What is done to pixels in [0, 1] before a network sees them.
 
     mean, std: float32 [C], in units of pixels in [0, 1].
-    whitening: takes the place of mean and std where networks are to see ZCA-whitened images.
+    whitening: takes the place of mean and std if networks are to see ZCA-whitened images.
     """
 
     mean: Tensor
@@ -24,18 +25,19 @@ class Normalisation:
     whitening: ZCA | None = None
 
     @property
-    def space(self) -> str:
+    def space(self) -> Literal["normalised", "zca"]:
         """What the networks see, in the words of a container's `space`: `normalised` or `zca`."""
         return "normalised" if self.whitening is None else "zca"
 
     def normalise(self, raw: Tensor) -> Tensor:
-        """Pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
+        """Return pixels [B, C, H, W] in [0, 1] as the networks see them: (x - mean) / std, or whitened."""
         if self.whitening is not None:
             return self.whitening.whiten(raw)
         return (raw - self.mean[:, None, None]) / self.std[:, None, None]
 
     def to_raw(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
-        """Images [B, C, H, W] stored as `space`, a `zca` one through `whitening`, as pixels; not clamped."""
+        """Return images [B, C, H, W], which are stored as `space`, as pixels; not clamped. whitening: that of images
+        stored as `zca`."""
         if space == "raw":
             return images
         if space == "normalised":
@@ -45,9 +47,9 @@ class Normalisation:
         return whitening.restore(images)
 
     def seen(self, images: Tensor, space: str, whitening: ZCA | None = None) -> Tensor:
-        """Images stored as `space` (see `to_raw`) as networks see them; differentiable."""
+        """Return images, which are stored as `space` (see `to_raw`), as networks see them; differentiable."""
         return images if space == self.space else self.normalise(self.to_raw(images, space, whitening))
 
     def to(self, device: torch.device | str) -> Normalisation:
-        """This normalisation on `device`."""
+        """Return this normalisation on `device`."""
         return Normalisation(self.mean.to(device), self.std.to(device), self.whitening and self.whitening.to(device))

@@ -45,16 +45,16 @@ class _Tree(NamedTuple):
 
 
 def spec(data_dir: Path) -> DatasetSpec:
-    """The spec; the class count is that of wnids.txt where it is present (200 in the official archive)."""
+    """Return the spec; the class count is that of wnids.txt if the file is there (200 in the official archive)."""
     root = data_dir / FOLDER
     return _spec(len(_wnids(root)) if (root / "wnids.txt").is_file() else CLASSES)
 
 
 def load(data_dir: Path, download: bool) -> Dataset:
-    """Read the tree below `data_dir`, from its cache if the tree has not changed since it was decoded.
+    """Read the tree below `data_dir`, or its cache if the tree has not changed since it was decoded.
 
-    The cache, `tiny-imagenet-200.safetensors` (1.4 GB), lies beside the tree, or in the user's cache folder where that
-    cannot be written. Raises DataError for files that are missing or damaged.
+    The cache, `tiny-imagenet-200.safetensors` (1.4 GB), lies beside the tree, or in the user's cache folder if it
+    cannot be written there. Raises DataError for files that are missing or damaged.
     """
     root = data_dir / FOLDER
     if not (root / "wnids.txt").is_file():

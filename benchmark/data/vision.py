@@ -22,7 +22,7 @@ _Factory = Any  # a class of torchvision.datasets: they have no base that declar
 
 
 class _Layout(NamedTuple):
-    """Where a data set lies. needed: the files that are read; archives: what they can be extracted from."""
+    """Where a data set lies. needed: the files that are read. archives: the files they can be extracted from."""
 
     root: Path
     holds: str

@@ -33,11 +33,11 @@ class ZCA:
     kind: str = KIND
 
     def whiten(self, images_NCHW: Tensor) -> Tensor:
-        """Whitened images, same shape, from raw ones in [0, 1]."""
+        """Return whitened images, same shape, from raw ones in [0, 1]."""
         return ((images_NCHW.flatten(1) - self.mean) @ self.transform).view(images_NCHW.shape)
 
     def restore(self, images_NCHW: Tensor) -> Tensor:
-        """Raw images, same shape, from whitened ones; not clamped."""
+        """Return raw images, same shape, from whitened ones; not clamped."""
         return (images_NCHW.flatten(1) @ self.inverse + self.mean).view(images_NCHW.shape)
 
     def to(self, device: torch.device | str) -> "ZCA":
@@ -53,9 +53,10 @@ class ZCA:
 
 
 def fit(raw_images_NCHW: Tensor, eps: float = EPS) -> ZCA:
-    """Fitted in the images' precision with kornia, as MTT and HaBa do; its default eps of 1e-6 is not theirs.
+    """Return the whitening, fitted in the images' precision with kornia, as MTT and HaBa do. Their eps is not kornia's
+    default, 1e-6.
 
-    `raw_images_NCHW` (N, C, H, W) are floats in [0, 1] without channel normalisation. Covariance over N - 1.
+    `raw_images_NCHW` (N, C, H, W) are floats in [0, 1] without channel normalisation. The covariance is over N - 1.
     """
     # Here and not at the top: a slow import that only two methods need.
     from kornia.enhance import ZCAWhitening
@@ -72,7 +73,7 @@ def cached(
     *,
     cache_dir: Path,
 ) -> ZCA:
-    """The whitening of a training split, on the CPU: from `cache_dir`, or fitted and kept there.
+    """Return the whitening of a training split, on the CPU: from `cache_dir`, or fitted and kept there.
 
     `images_fn()` is called only to fit; it returns what `fit` takes. The purpose is (dataset, kind, eps,
     split_fingerprint); see `benchmark.system.cache` for the rest.

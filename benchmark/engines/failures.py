@@ -1,4 +1,4 @@
-"""Why a cell failed: the word that tables print, and a sentence with the mend."""
+"""Why a cell failed: the word that tables print, and a sentence that says how to mend it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from benchmark.system.errors import CellError
 from benchmark.system.files import FULL
 
 MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed")
-"""What allocators say, in lower case: torch raises one RuntimeError for all sorts of things."""
+"""How allocators word their errors, in lower case. The words are needed because torch raises one RuntimeError for all
+sorts of things."""
 CANONICAL_IPC = (50, 10, 1)
 
 
@@ -24,7 +25,7 @@ def now() -> str:
 
 
 def failure_word(error: BaseException) -> str:
-    """The short reason that tables print for a failed cell."""
+    """Return the short reason that tables print for a failed cell."""
     if isinstance(error, CellError):
         return error.word
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
@@ -37,7 +38,7 @@ def failure_word(error: BaseException) -> str:
 
 
 def failure_message(cell: Cell, error: BaseException) -> str:
-    """What happened and what to do about it, in one sentence."""
+    """Return one sentence that says what happened and what to do about it."""
     word = failure_word(error)
     if word == "out of memory":
         told = str(error).partition("\n")[0]
@@ -48,12 +49,12 @@ def failure_message(cell: Cell, error: BaseException) -> str:
 
 
 def failure_reason(cell: Cell, error: BaseException) -> str:
-    """Word and message, as the terminal shows them."""
+    """Return word and message, as the terminal shows them."""
     return f"{failure_word(error)}: {failure_message(cell, error)}"
 
 
 def describe_failure(cell: Cell, error: BaseException) -> Failure:
-    """What failure.json keeps."""
+    """Return what failure.json keeps."""
     return Failure(
         cell=cell.config(),
         error=failure_word(error),
@@ -64,8 +65,8 @@ def describe_failure(cell: Cell, error: BaseException) -> Failure:
 
 
 def less_memory(cell: Cell) -> str:
-    """The settings that make this cell smaller: a part of its real batches at once, half of each batch of its loop, the
-    next smaller budget."""
+    """Return the settings that make this cell smaller: a part of its real batches at once, half of each batch of its
+    loop, the next smaller budget."""
     loop, values = cell.loop
     halved = {name: v // 2 for name, v in values.items() if name.startswith("batch") and type(v) is int and v > 1}
     ways = []
@@ -79,12 +80,12 @@ def less_memory(cell: Cell) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota has no room left."""
+    """Return whether a disk or a quota has no room left."""
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(error)
 
 
 def mend(error: BaseException) -> str:
-    """What helps against an error of the disk, to be put behind its message; empty for any other."""
+    """Return what helps against an error of the disk, to be put behind its message; empty for any other error."""
     if is_full(error):
         return "; free some space and give the same command again, it goes on from there"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -1,4 +1,4 @@
-"""Running one job: condense, save, evaluate, write the result. What an engine calls, here or elsewhere."""
+"""Running one job: condense, save, evaluate, and write the result. Engines call it, on this machine or another."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class OnDevice:
-    """The data set of the last job, moved to the device once for all jobs in a row that want it."""
+    """The data set of the last job on the device. It is moved there once for all successive jobs that want it."""
 
     def __init__(self, load: Callable[[str], Dataset], device: torch.device) -> None:
-        """load: gives the data set of a name."""
+        """load: returns the data set of a name."""
         self.load, self.device = load, device
         self._latest: Dataset | None = None
 
@@ -61,7 +61,7 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class Worker:
-    """What every job of a process shares."""
+    """Runs jobs, with what all jobs of a process share."""
 
     store: Store
     runtime: Runtime
@@ -70,10 +70,10 @@ class Worker:
     should_stop: Callable[[], bool] = lambda: False
 
     def run(self, job: Job, dataset: Dataset) -> Result:
-        """Do what is missing of a job and store its result. `dataset` lies on the runtime's device.
+        """Do what is missing of a job, and return its stored result. `dataset` lies on the runtime's device.
 
-        Raises what the cell raised, after recording it as the cell's failure, `Stopped` when asked to stop, and
-        `Claimed` where another process is at the cell.
+        Raises what the cell raised, after recording it as the cell's failure; `Stopped` when asked to stop; and
+        `Claimed` if another process is working on the cell.
         """
         if not self.store.is_done(job):
             with claim(self.store.claim(job.cell)):
@@ -81,12 +81,12 @@ class Worker:
                     with self._recorded(job.cell):
                         artifact = self._condense(job, dataset)
                         self._conclude(job, dataset, artifact, self._score(job, dataset, artifact))
-        return self.store.result(job.cell)
+        return self._result(job.cell)
 
     # The same in parts, for an engine that spreads one job. Each raises as `run` does.
 
     def prepare(self, job: Job, dataset: Dataset) -> None:
-        """Make what the cell shares with others (`Method.prerequisites`) in the cache."""
+        """Make, in the cache, what the cell shares with others (`Method.prerequisites`)."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             if not (self.store.directory(job.cell) / CONDENSED).exists():
                 task, run = self._begin(job, dataset)
@@ -99,19 +99,26 @@ class Worker:
             self._condense(job, dataset)
 
     def score(self, job: Job, dataset: Dataset) -> list[EvaluationResult]:
-        """Do the job's evaluations that its stored result does not hold; returns them. The condensed set is there."""
+        """Do and return the evaluations of the job that its stored result does not hold. The condensed set must be
+        there."""
         with self._recorded(job.cell):
             return self._score(job, dataset, self._stored(job, dataset))
 
     def conclude(self, job: Job, dataset: Dataset, entries: Sequence[EvaluationResult]) -> Result:
-        """Store the job's result: what is stored already, and the evaluations `entries`."""
+        """Store the job's result, made of what is stored already and the evaluations `entries`; return it."""
         with claim(self.store.claim(job.cell)), self._recorded(job.cell):
             self._conclude(job, dataset, self._stored(job, dataset), entries)
-        return self.store.result(job.cell)
+        return self._result(job.cell)
+
+    def _result(self, cell: Cell) -> Result:
+        """The result of a cell that is done."""
+        result = self.store.result(cell)
+        assert result is not None, f"the result of {cell.label} went away as soon as it was stored"
+        return result
 
     @contextlib.contextmanager
     def _recorded(self, cell: Cell) -> Iterator[None]:
-        """Keeps what went wrong as the cell's failure."""
+        """Keep what goes wrong inside the block as the cell's failure."""
         try:
             yield
         except (Stopped, Claimed):
@@ -132,9 +139,9 @@ class Worker:
         return load_artifact(self.store.directory(job.cell) / CONDENSED, dataset, self.runtime.device)
 
     def _condense(self, job: Job, dataset: Dataset) -> Artifact:
-        task, run = self._begin(job, dataset)
-        artifact = self._condensed(run.directory / CONDENSED, task, run, dataset, job.cell)
-        write_preview(run.directory / "preview.png", artifact.container, dataset.train)
+        directory, (task, run) = self.store.directory(job.cell), self._begin(job, dataset)
+        artifact = self._condensed(directory / CONDENSED, task, run, dataset, job.cell)
+        write_preview(directory / "preview.png", artifact.container, dataset.train)
         return artifact
 
     def _score(self, job: Job, dataset: Dataset, artifact: Artifact) -> list[EvaluationResult]:
@@ -212,7 +219,8 @@ class Worker:
 
 
 def draws_of(cell: Cell) -> str:
-    """What seeds the random numbers of a cell's condensation: its key, or the one of the cell it is a control of."""
+    """Return what seeds the random numbers of a cell's condensation: its key, or the key of the cell that it is a
+    control of."""
     original = registry.get(cell.method).draws_as
     if original:
         cell = dataclasses.replace(cell, method=original, version=registry.get(original).version, budget="strict")
@@ -220,13 +228,14 @@ def draws_of(cell: Cell) -> str:
 
 
 def replaces(entry: EvaluationResult, other: EvaluationResult) -> bool:
-    """Whether an evaluation is the newer one of the same training under the same protocol."""
+    """Return whether an evaluation is the newer one of the same training under the same protocol."""
     names = ("protocol", "network", "recipe", "factor")
     return all(getattr(entry, name) == getattr(other, name) for name in names)
 
 
 def describe_condensation(container: Container, task: Task, run: Run, runtime: Runtime) -> Condensation:
-    floats, phases = container.num_floats, {name: Phase(**phase) for name, phase in run.phases.items()}
+    floats = container.num_floats
+    phases = {name: Phase(int(phase["steps"]), phase["seconds"]) for name, phase in run.phases.items()}
     return Condensation(
         container=container.kind,
         space=container.space,

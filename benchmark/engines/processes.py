@@ -1,8 +1,8 @@
 """The local engine with several processes: each takes one job after the other and runs it as a single process would.
 
 A process talks to the grid through one pipe: jobs and the wish to stop go in, progress and outcomes come out. A process
-that dies, say because the system was out of memory, is replaced and its job given once more; what it had saved is gone
-on from. When the grid itself dies its processes see the pipe close and stop at their next step.
+that dies, for example because the system was out of memory, is replaced. Its job is given out once more and continues
+from what it had saved. When the grid itself dies, its processes see the pipe close and stop at their next step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmark.system.locks import LOOK_SECONDS
 from benchmark.system.runtime import Precision, Runtime, cores, set_up
 
 TELL_SECONDS = 0.2
-"""Between two progress messages of a process."""
+"""Seconds between two progress messages of a process."""
 
 SMALL_IMAGE = 16
 """Up to this side the operations of a network are too small to share among threads (ConvNet, 8x8: a step on 100 images
@@ -55,18 +55,18 @@ class Settings:
 
 
 def is_small(specs: Sequence[DatasetSpec]) -> bool:
-    """Whether all images are so small that a network takes one thread of a CPU."""
+    """Return whether all images are so small that a network uses only one thread of a CPU."""
     return all(max(spec.height, spec.width) <= SMALL_IMAGE for spec in specs)
 
 
 def workers_and_threads(
     specs: Sequence[DatasetSpec], jobs: int, runtime: Runtime, wanted: int | None
 ) -> tuple[int, int]:
-    """How many processes, and how many threads of the CPU for each.
+    """Return how many processes to use, and how many threads of the CPU for each.
 
-    By default a process per core where all images are small and the device is a CPU, otherwise one. Small images take
-    one thread whatever the number of processes: the last bits of a sum depend on how many threads share it, so that
-    such a grid has the same results however it is spread.
+    By default there is one process per core if all images are small and the device is a CPU, and otherwise one process.
+    Small images use one thread whatever the number of processes: the last bits of a sum depend on how many threads
+    share it, and so such a grid has the same results however it is spread.
     """
     small = is_small(specs) and runtime.device.type == "cpu"
     workers = max(1, min(wanted or (cores() if small else 1), jobs))
@@ -74,7 +74,7 @@ def workers_and_threads(
 
 
 def device_of(index: int, device: str) -> str:
-    """The device of process `index`: where no GPU was named, they take them in turn."""
+    """Return the device of process `index`. If no GPU was named, the processes take the GPUs in turn."""
     return f"cuda:{index % torch.cuda.device_count()}" if device == "cuda" else device
 
 
@@ -106,7 +106,7 @@ class Pool:
         self.processes = [Process(replace(settings, device=device_of(i, settings.device))) for i in range(workers)]
 
     def run(self, stop: StopSignal) -> None:
-        """Hand out jobs and hear of them until none is left, or, after a stop, none is under way."""
+        """Hand out jobs and handle what comes back, until no job is left or, after a stop, none is running."""
         told = False
         while True:
             if stop() and not told:
@@ -133,7 +133,7 @@ class Pool:
             self.ledger.stop_before_the_rest()
 
     def hear(self, process: Process, kind: Literal["step", "warning"] | Ending, content: Any) -> None:
-        """Take up a message of a process that is at a job."""
+        """Handle a message of a process that is working on a job."""
         job, progress = process.job, process.progress
         assert job is not None and progress is not None
         if kind == "step":
@@ -145,7 +145,7 @@ class Pool:
             self.ledger.settle(job, progress, (kind, content))
 
     def bury(self, process: Process, stopping: bool) -> None:
-        """Replace a process that died, and give its job to another one unless that was tried."""
+        """Replace a process that died, and give its job to another one, unless that was tried before."""
         job, progress = process.job, process.progress
         assert job is not None and progress is not None
         code = process.replace()
@@ -182,7 +182,7 @@ class Process:
             self.pipe.send(None)
 
     def replace(self) -> int | None:
-        """A new process for a dead one; returns the exit code of the old one."""
+        """Start a new process for a dead one; return the exit code of the old one."""
         self._process.join(5)
         code = self._process.exitcode
         self.end()
@@ -201,9 +201,9 @@ class Process:
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that start inside do not run the user's script again, as `spawn` has them do: nothing they are sent is
-    from there, and a script that calls `Grid.run` outside an `if __name__ == "__main__"` would start itself for ever.
-    """
+    """Keep processes that start inside the block from running the user's script again, as `spawn` has them do. Nothing
+    that they are sent comes from there, and a script that calls `Grid.run` outside `if __name__ == "__main__"` would
+    start itself for ever."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -213,7 +213,7 @@ def without_main() -> Iterator[None]:
 
 
 class Line:
-    """The process's end of the pipe: it hears the wish to stop, which a closed pipe is as well, and tells progress."""
+    """The process's end of the pipe: it tells progress and hears the wish to stop. A closed pipe counts as one."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         self.pipe, self.stopping = pipe, False
@@ -237,7 +237,7 @@ class Line:
 
 
 def serve(pipe: connection.Connection, settings: Settings) -> None:
-    """The life of a process: jobs come through the pipe until it closes or says stop."""
+    """Run the jobs that come through the pipe, until it closes or says stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the grid hears them, and says stop
     line = Line(pipe)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 30.0
-"""Between two plain lines of one cell."""
+"""Seconds between two plain lines of one cell."""
 
 
 class Display:
@@ -44,7 +44,7 @@ class Display:
         self.bars.stop()
 
     def start(self, label: str) -> CellProgress:
-        """A cell begins, possibly beside others; one that begins again keeps its number."""
+        """Show that a cell begins, possibly beside others; one that begins again keeps its number."""
         number = self._numbers.setdefault(label, len(self._numbers) + 1)
         return CellProgress(self, label, f"[{number}/{self.cells}]" if self.cells else f"[{number}]")
 
@@ -68,7 +68,7 @@ class CellProgress:
             display.print(self.name)
 
     def step(self, phase: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Called by the run after every step."""
+        """Show a step of the cell; the run calls this after every one."""
         bars = self.display.bars
         if self.display.live:
             info = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -82,7 +82,7 @@ class CellProgress:
         self._phase = phase
 
     def end(self, outcome: str, final: bool = True) -> None:
-        """`final`: this was the cell's last attempt."""
+        """Show how the cell ended. `final`: whether this was the cell's last attempt."""
         self.display.bars.remove_task(self._bar)
         self.display.count_ended(final)
         self.display.print(f"{self.name}: {outcome}", "red" if outcome.startswith("failed") else None)

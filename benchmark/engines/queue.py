@@ -25,7 +25,7 @@ ELSEWHERE = "another process is at it; looked at again later"
 
 Ending = Literal["done", "claimed", "stopped", "failed"]
 End = tuple[Ending, Any]
-"""How a job, or a part of one, ended, and what came of it: what it gave, nothing, where it stopped, or why it
+"""How a job, or a part of one, ended, with what belongs to that: its result, nothing, where it stopped, or why it
 failed."""
 
 
@@ -40,7 +40,7 @@ class Outcome:
     done: int = 0
     failed: list[tuple[Job, str]] = field(default_factory=list)
     stopped: str = ""
-    """Where it stopped, empty if it ran to its end."""
+    """Where the run stopped; empty if it ran to its end."""
 
     def stop(self, where: str) -> None:
         """Note where the run stopped; the first place counts."""
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def attempt(job: Job, run: Callable[[], Any]) -> End:
-    """Call `run`, which does the job or a part of it, and tell how that ended. Raises nothing."""
+    """Call `run`, which does the job or a part of it, and return how that ended. Raises nothing."""
     try:
         given = run()
     except Claimed:
@@ -61,7 +61,7 @@ def attempt(job: Job, run: Callable[[], Any]) -> End:
 
 
 def summarise(result: Result) -> str:
-    """One line for the progress display: accuracy by protocol and network, and how long it took."""
+    """Return one line for the progress display: accuracy by protocol and network, and how long it took."""
     scores = []
     for entry in result.evaluations:
         mean = 100 * statistics.fmean(entry.accuracies)
@@ -71,10 +71,10 @@ def summarise(result: Result) -> str:
 
 
 class Ledger:
-    """The jobs of a grid. Those that another program is at come last, when it has left them."""
+    """The jobs of a grid. Jobs that another program is working on come last, when it has left them."""
 
     def __init__(self, jobs: Sequence[Job], store: Store, display: Display) -> None:
-        """Announces every job in the store."""
+        """Announce every job in the store."""
         self.store, self.display = store, display
         self.waiting, self.elsewhere = deque(jobs), deque[Job]()
         self.outcome = Outcome()
@@ -83,11 +83,11 @@ class Ledger:
             store.announce(job)
 
     def __bool__(self) -> bool:
-        """Whether jobs are left that nobody was given."""
+        """Return whether there are jobs left that nobody was given."""
         return bool(self.waiting or self.elsewhere)
 
     def take(self) -> Job | None:
-        """The next job; None where all that are left are done by other programs at this moment."""
+        """Return the next job; None if all jobs that are left are being done by other programs at this moment."""
         if self.waiting:
             return self.waiting.popleft()
         free = next((job for job in self.elsewhere if all(map(is_free, self.store.claims(job)))), None)
@@ -100,7 +100,7 @@ class Ledger:
         return self.display.start(job.cell.label)
 
     def settle(self, job: Job, progress: CellProgress, end: End) -> None:
-        """Take up how a job ended; what a job that is done gave is its result."""
+        """Record how a job ended. What a job that is done gave is its result."""
         kind, content = end
         if kind == "done":
             self.outcome.done += 1
@@ -117,8 +117,9 @@ class Ledger:
     def lose(
         self, job: Job, progress: CellProgress, what: str, times: int, stopping: bool, detail: str = ""
     ) -> End | None:
-        """A job, or a part of one, came to no end, because its `what` ("process died"). None where it is to be given
-        out again, going on from what it had saved; its end where that happened `times` times, or all are stopping."""
+        """Record that a job, or a part of one, came to no end because of `what` ("process died"). Return None if it is
+        to be given out again, to continue from what it had saved. Return its end if that happened `times` times, or if
+        everything is stopping."""
         self._lost[job.cell.key, what] += 1
         told = f"its {what} ({detail})" if detail else f"its {what}"
         if stopping:

@@ -26,25 +26,25 @@ ANSWER_SECONDS = 30
 
 
 class ClusterError(ValueError):
-    """A cluster that is not there, or has not what is asked for; the message says what would do."""
+    """A cluster that is not there, or that lacks what is asked for; the message says what would do."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What cells take of a cluster that this process is connected to."""
+    """The resources that cells take of a cluster to which this process is connected."""
 
     device: str
     """`cpu` or `cuda`."""
     precision: Precision
     nodes: int
     cores: int
-    """Of one cell."""
+    """CPU cores of one cell."""
     slots: int
     """Cells that run at once where each has its cores and, where GPUs are used, a GPU of its own."""
     limit: int | None
-    """Cells that may run at once, where the user said so."""
+    """How many cells may run at once; None if the user did not say."""
     gpu_bytes: int = 0
-    """Memory of the smallest GPU; 0 where nothing is known of it."""
+    """Memory of the smallest GPU; 0 if nothing is known of it."""
 
     def describe(self) -> str:
         part = " and a GPU or a part of one" if self.device == "cuda" else ""
@@ -55,13 +55,13 @@ class Cluster:
         return max(1, min(self.slots, self.limit or self.slots))
 
     def resources(self, needed: int) -> dict[str, float]:
-        """What a task that takes `needed` bytes of a GPU, if it runs on one, asks Ray for."""
+        """Return what a task asks Ray for. needed: the bytes that it takes of a GPU, if it runs on one."""
         if self.device == "cpu":
             return {"num_cpus": self.cores}
         return {"num_cpus": self.cores, "num_gpus": share(needed, self.gpu_bytes)}
 
     def speed(self) -> float | None:
-        """FLOP per second of one cell by itself (see `probe_speed`); None where no node is free to tell."""
+        """Return the FLOP per second of one cell by itself (see `probe_speed`); None if no node is free to tell."""
         task = speed_there.options(num_cpus=self.cores, num_gpus=int(self.device == "cuda"))
         try:
             return ray.get(task.remote(self.device, self.precision, self.cores), timeout=ANSWER_SECONDS)
@@ -75,7 +75,7 @@ def connected(
 ) -> Iterator[Cluster]:
     """Connect to the cluster at `address` (`auto`: the one this machine is part of; `local`: one for this run alone).
 
-    device: `cpu`, `cuda`, or `auto`, which is `cuda` where any node has a GPU. Raises ClusterError.
+    device: `cpu`, `cuda`, or `auto`, which is `cuda` if any node has a GPU. Raises ClusterError.
     """
     try:
         knock(address)
@@ -95,7 +95,8 @@ def connected(
 
 
 def knock(address: str) -> None:
-    """Raises OSError where nothing listens at the address, which Ray says after minutes only; ValueError for none."""
+    """Raise OSError if nothing listens at the address, which Ray itself would say only after minutes, and ValueError if
+    it is no address."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -111,10 +112,10 @@ def survey(
     specs: Sequence[DatasetSpec],
     wanted: int | None,
 ) -> Cluster:
-    """What cells take of a cluster whose nodes have these resources (`CPU`, `GPU`), by their number.
+    """Return what cells take of a cluster whose nodes have these resources (`CPU` and `GPU`, each with its number).
 
     Small images take one core, as on one machine, so that their results are the same bits; so do cells with a GPU.
-    Other cells take a whole node, the smallest, or an equal share of all cores where `wanted` run at once.
+    Other cells take a whole node, the smallest, or an equal share of all cores if `wanted` run at once.
     """
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
@@ -129,7 +130,7 @@ def survey(
 
 
 def smallest_gpu(nodes: Sequence[str]) -> int:
-    """Bytes of the smallest GPU of these nodes; 0 where none is free to tell."""
+    """Return the bytes of the smallest GPU of these nodes; 0 if none is free to tell."""
     asked = [
         gpu_bytes_there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in nodes

@@ -2,9 +2,10 @@
 processes.
 
 Tasks tell a `Board`, an actor beside the driver, how far they are, and hear from it whether to stop. A task whose
-process or node died is given out again. A node that sees the results folder works in it, claims and checkpoints
-included; to one that does not, a cell's files travel with its tasks, and they come back when these end, however they
-do. Data sets travel too; what cells share (experts, feature networks) is in each node's own cache folder.
+process or node died is given out again. A node that sees the results folder works in it, with its claims and
+checkpoints. For a node that does not see it, a cell's files travel with its tasks, and they come back when the tasks
+end, however they end. Data sets travel too. What cells share (experts, feature networks) is in each node's own cache
+folder.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from benchmark.system.locks import LOOK_SECONDS, Claimed, claim
 from benchmark.system.runtime import set_up
 
 LOST_NODES = 8
-"""How often a part is given out whose node died. More often than one whose process died: clusters take nodes away, and
-that is seldom the job's doing."""
+"""How often a part is given out if its node dies. That is more often than if its process dies: clusters take nodes
+away, and the job is seldom the cause."""
 
 
 def run_jobs(
@@ -68,7 +69,7 @@ def run_jobs(
 
 @contextmanager
 def probe(store: Store) -> Iterator[Path]:
-    """A file by which a node can tell whether it sees the same folder."""
+    """Make a file by which a node can tell whether it sees the same folder."""
     path = store.root.absolute() / "locks" / f"{uuid4().hex}.probe"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, b"")
@@ -84,11 +85,11 @@ class Work:
 
     job: Job
     shares: str
-    """Names what the cell shares with others; empty for nothing."""
+    """The name of what the cell shares with others; empty for nothing."""
     progress: CellProgress | None = None
     """None until one of its tasks runs."""
     parts: int = 0
-    """Its tasks that have not ended."""
+    """How many of its tasks have not ended."""
     entries: list[EvaluationResult] = field(default_factory=list)
     """The evaluations that its tasks gave."""
     end: End | None = None
@@ -124,7 +125,7 @@ class Driver:
         self.worker = Worker(ledger.store, set_up("cpu"))
 
     def run(self, stop: StopSignal) -> None:
-        """Give out jobs and hear of them until none is left, or, after a stop, none has begun."""
+        """Give out jobs and handle what comes back, until no job is left or, after a stop, none has begun."""
         while True:
             if stop() and not self.stopping:
                 self.stopping = True
@@ -163,7 +164,8 @@ class Driver:
             self.condense(work)
 
     def condense(self, work: Work) -> None:
-        """Give out the condensation, or before it, once for all who want it, what the cell shares with others."""
+        """Give out the condensation. What the cell shares with others is given out before it, once for all who want
+        it."""
         if not work.shares or work.shares in self.prepared:
             self.give(work, "condense", work.job)
         elif work.shares in self.preparing:
@@ -173,7 +175,8 @@ class Driver:
             self.give(work, "prepare", work.job)
 
     def score(self, work: Work) -> None:
-        """Give out the evaluations; those that train the same networks together, for one training serves them all."""
+        """Give out the evaluations. Those that train the same networks go together, because one training serves them
+        all."""
         together: dict[str, list[Evaluation]] = {}
         for evaluation in self.ledger.store.missing_evaluations(work.job):
             training = canonical_json([evaluation.network, vars(evaluation.recipe), evaluation.factor])
@@ -182,7 +185,8 @@ class Driver:
             self.give(work, "score", replace(work.job, evaluations=tuple(evaluations)))
 
     def give(self, work: Work, kind: Kind, job: Job) -> None:
-        """Submit the task of a part; it begins when a node has room. job: with the evaluations that are the part's."""
+        """Submit the task of a part; it begins when a node has room. job: the job with only the evaluations of this
+        part."""
         name, spec = job.cell.dataset, self.loaded[job.cell.dataset].spec
         if name not in self.sent:
             self.sent[name] = ray.put(self.loaded[name])
@@ -200,7 +204,7 @@ class Driver:
     # What comes back
 
     def hear(self, part: Part | None, kind: str, content: Any) -> None:
-        """Take up a message of a task; None is one that ended meanwhile."""
+        """Handle a message of a task. part: None if the task ended meanwhile."""
         if kind == "warning":
             warnings.warn(content, stacklevel=1)
         elif part:
@@ -214,7 +218,7 @@ class Driver:
         return work.progress
 
     def take_up(self, ref: ray.ObjectRef) -> None:
-        """Take up how a task ended."""
+        """Handle how a task ended."""
         part = self.running.pop(ref)
         work = part.work
         work.parts -= 1
@@ -240,7 +244,7 @@ class Driver:
             self.end(work, work.end or self.conclude(work, part))
 
     def end_of(self, part: Part, ref: ray.ObjectRef) -> End | None:
-        """How the task of a part ended; None where it came to no end and is to be given out again."""
+        """Return how the task of a part ended; None if it came to no end and is to be given out again."""
         job, lose = part.job, partial(self.ledger.lose, part.job, self.progress(part.work))
         try:
             ended = ray.get(ref)
@@ -256,7 +260,8 @@ class Driver:
         return end
 
     def keep(self, job: Job, end: End, files: Mapping[str, bytes]) -> End:
-        """Write the files of a node that does not share the results folder; `end`, or how writing them failed."""
+        """Write the files of a node that does not share the results folder. Return `end`, or how writing the files
+        failed."""
         store = self.ledger.store
         try:
             with claim(store.claim(job.cell)):
@@ -269,7 +274,7 @@ class Driver:
         return end
 
     def conclude(self, work: Work, last: Part) -> End:
-        """The end of a job whose parts are all done, or that a stop keeps from its next one."""
+        """Return the end of a job whose parts are all done, or that a stop keeps from its next part."""
         if last.kind != "score" and self.ledger.store.missing_evaluations(work.job):
             return "stopped", f"stopped after its task {last.kind}"
         dataset = self.loaded[work.job.cell.dataset]

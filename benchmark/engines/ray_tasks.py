@@ -26,12 +26,12 @@ from benchmark.system.paths import cache_folder
 from benchmark.system.runtime import Precision, set_up
 
 TELL_SECONDS = 0.5
-"""Between two messages of a task."""
+"""Seconds between two messages of a task."""
 
 Files = dict[str, bytes]
 
 Kind = Literal["prepare", "condense", "score"]
-"""The parts of a job: the methods of `Worker` of these names."""
+"""The parts of a job, which are the methods of `Worker` of these names."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Board:
         self.stopping = False
 
     def tell(self, number: int, kind: str, content: Any) -> bool:
-        """Take a message of a task; the answer is whether it should stop."""
+        """Take a message of a task; return whether the task should stop."""
         self.messages.append((number, kind, content))
         return self.stopping
 
     def take(self) -> list[tuple[int, str, Any]]:
-        """The messages since the last call."""
+        """Return the messages since the last call."""
         taken, self.messages = self.messages, []
         return taken
 
@@ -78,9 +78,10 @@ class Board:
 
 
 class Line:
-    """The task's way to the board: tells progress and hears the wish to stop, which a board that is gone is too.
+    """A task's line to the board: it tells progress and hears the wish to stop. A board that is gone counts as one.
 
-    A thread of its own asks, because Ray gives the cores of a task away while its main thread waits for an answer.
+    A separate thread asks the board, because Ray gives the cores of a task away while its main thread waits for an
+    answer.
     """
 
     def __init__(self, board: ActorHandle, number: int) -> None:
@@ -119,8 +120,8 @@ class Line:
 def do(
     number: int, kind: Kind, job: Job, dataset: Dataset, files: Files, settings: Settings, board: ActorHandle
 ) -> Ended:
-    """Do a part of a job; scoring, its evaluations. `files`: what the cell's folder held at the driver, for where that
-    is not seen."""
+    """Do a part of a job (of scoring: its evaluations), and return how that ended. `files`: what the cell's folder held
+    at the driver, for a node that does not see the folder."""
     shared = settings.probe.exists()
     part = "-".join([kind, *(e.name for e in job.evaluations if kind == "score")])
     alone = cache_folder() / "cluster" / f"{settings.probe.stem}-{job.cell.key}-{part}"  # a process that dies leaves it
@@ -143,7 +144,8 @@ def do(
 
 
 def written_by(kind: Kind, job: Job, store: Store) -> Files:
-    """The files of a cell that a part of its job writes: other parts may have newer ones of the others."""
+    """Return the files of a cell that this part of its job writes. Other parts may have newer versions of the other
+    files."""
     files = store.export(job.cell)
     if kind != "score":
         return files

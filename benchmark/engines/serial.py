@@ -22,9 +22,9 @@ from benchmark.system.runtime import Runtime
 
 
 class StopSignal:
-    """Set by the first SIGINT or SIGTERM, read at every step boundary; the second one interrupts at once.
+    """Set by the first SIGINT or SIGTERM, and read after every step; the second signal interrupts at once.
 
-    Python lets only the main thread hear signals: in any other one they stay with whoever has them.
+    Python lets only the main thread hear signals: in any other thread they stay with whoever has them.
     """
 
     def __init__(self) -> None:

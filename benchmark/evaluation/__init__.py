@@ -1,1 +1,1 @@
-"""Scoring a condensed set: fresh networks trained on it, measured on the test images."""
+"""Scoring a condensed set: fresh networks are trained on it and measured on the test images."""

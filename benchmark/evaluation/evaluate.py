@@ -32,10 +32,12 @@ def evaluate(
     learned_lr: float | None = None,
     done: Sequence[EvaluationResult] = (),
 ) -> EvaluationResult:
-    """Train on `data` and score what `done` does not hold yet; returns the evaluation as the store keeps it.
+    """Train on `data` and score the networks that `done` does not hold yet; return the evaluation as the store keeps
+    it.
 
-    Network i is seeded by (key, architecture, i) alone: more networks are more of the same run, and two protocols with
-    one recipe are one training. Where a GPU has no room for all, they are trained in groups, each a phase.
+    Network i is seeded by (key, architecture, i) alone. So more networks are more of the same run, and two protocols
+    with one recipe are one training. If a GPU has no room for all networks, they are trained in groups, and each group
+    is a phase.
     """
     length = data.epoch_length(evaluation.recipe)
     recipe = evaluation.recipe.scaled(evaluation.factor, length)
@@ -71,8 +73,10 @@ def _train(
     key: str,
     learned_lr: float | None,
 ) -> tuple[tuple[float, ...], float, float | None]:
-    """Accuracies of the networks of these numbers, in their order, and the seconds and peak memory of it all."""
-    length, scores, seconds = data.epoch_length(evaluation.recipe), (), 0.0
+    """Return the accuracies of the networks of these numbers, in their order, and the seconds and peak memory of it
+    all."""
+    length, seconds = data.epoch_length(evaluation.recipe), 0.0
+    scores: tuple[float, ...] = ()
     runtime.reset_peak_memory()
     network = networks.build(evaluation.network, dataset.spec.image_shape, dataset.spec.classes)
     test = dataset.test.whitened(data.whitening if isinstance(data, CondensedImages) else None)
@@ -91,6 +95,6 @@ def _train(
 
 
 def at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, runtime: Runtime) -> int:
-    """Networks that are trained together on so many images: what runs side by side takes memory for each."""
+    """Return how many networks are trained together on so many images: each that runs beside others takes memory."""
     available = runtime.gpu_bytes() if runtime.batched else None
     return trained_at_once(evaluation, images, spec, available) if available else evaluation.nets

@@ -1,7 +1,7 @@
-"""What networks in training and data sets take up: the bytes that everything which plans with memory counts by.
+"""How many bytes data sets and networks in training take. Everything that plans with memory counts by this file.
 
-Nothing but activations is large here, so they are counted: those that autograd keeps of one image, times the images of
-one batch, times what the backward pass adds.
+Only activations are large here. They are counted as those that autograd keeps of one image, times the images of one
+batch, times what the backward pass adds.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ from benchmark.data import DatasetSpec
 from benchmark.store.cells import Evaluation
 
 CONTEXT = 2**30
-"""Of a process that holds a CUDA context, its kernels and cuDNN's workspace; an allowance, not measured."""
+"""Bytes of a process that holds a CUDA context, its kernels and cuDNN's workspace; an allowance, not measured."""
 
 TRAINED = 2.0
-"""Kept activations and their gradients, as a multiple of the former. Of networks side by side 1.1 to 1.6 where a norm's
-output is rectified in place or pooled away soon, 1.97 of ResNet and DenseNet."""
+"""Kept activations and their gradients, as a multiple of the activations alone. For networks side by side it is 1.1 to
+1.6 where a norm's output is rectified in place or pooled away soon, and 1.97 for ResNet and DenseNet."""
 
 USABLE = 0.9
-"""Of a GPU, before its allocator's gaps make the difference."""
+"""Share of a GPU that can be filled before the gaps of its allocator make the difference."""
 
 OPTIMISED = 4
-"""Copies of a network's parameters while it is trained: itself, gradients, momentum, and one that is being made."""
+"""How many copies of a network's parameters exist while it is trained: itself, gradients, momentum, and one that is
+being made."""
 
 
 def network_bytes(evaluation: Evaluation, images: int, spec: DatasetSpec) -> float:
-    """What each network takes that an evaluation trains on so many images."""
+    """Return the bytes of each network that an evaluation trains on so many images."""
     kept = TRAINED * evaluation.batch(images) * kept_bytes(evaluation.network, spec)
     return kept + OPTIMISED * parameter_bytes(evaluation.network, spec)
 
 
 def trained_at_once(evaluation: Evaluation, images: int, spec: DatasetSpec, available: int) -> int:
-    """Networks, one at least, that a GPU of `available` bytes trains together.
+    """Return how many networks, one at least, a GPU of `available` bytes trains together.
 
-    Its whole memory counts, not what is free at the moment: an evaluation that is resumed has the groups it had.
+    `available` is the GPU's whole memory, not what is free at the moment, so that a resumed evaluation has the groups
+    it had.
     """
     room = USABLE * available - standing_bytes(spec)
     return max(1, int(room / network_bytes(evaluation, images, spec)))
 
 
 def standing_bytes(spec: DatasetSpec) -> int:
-    """What every process of a GPU holds: its context and the data set, a byte a value."""
+    """Return what every process of a GPU holds: its context, and the data set at one byte per value."""
     return CONTEXT + dataset_bytes(spec)
 
 
@@ -59,7 +61,8 @@ def parameter_bytes(network: str, spec: DatasetSpec) -> int:
 
 @cache
 def kept_bytes(network: str, spec: DatasetSpec) -> int:
-    """Bytes of activations that a forward pass keeps for the backward one, per image. Nothing is computed."""
+    """Return the bytes of activations that a forward pass keeps for the backward pass, per image. Nothing is
+    computed."""
     parameters = _parameters(network, spec)
     kept: dict[int, torch.Tensor] = {}
 

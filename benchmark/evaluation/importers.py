@@ -22,7 +22,7 @@ from benchmark.training.training_set import training_set
 
 
 class ForeignSetError(ValueError):
-    """A file that cannot be scored; the message names it and says what would do."""
+    """A file that cannot be scored; the message names the file and says what would do."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class CondensedSet:
     ipc: int
     learned_lr: float | None = None
     method: str = ""
-    """Our name of the method that made it, where the file says so."""
+    """Our name of the method that made the set, if the file says so."""
 
 
 def digest(path: Path) -> str:
-    """16 hex digits of a file's content, or of the contents and names of a folder's files."""
+    """Return 16 hex digits of a file's content, or of the contents and names of a folder's files."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
@@ -48,7 +48,8 @@ def digest(path: Path) -> str:
 
 
 def read_sets(path: Path, dataset: Dataset) -> list[CondensedSet]:
-    """The condensed sets in a file or folder, checked against the data set they are to be tested on, on its device.
+    """Return the condensed sets in a file or folder, on the data set's device, checked against the data set they are to
+    be tested on.
 
     `.safetensors`: one of ours. `.pt`: a result of VICO-UoE/DatasetCondensation, one set per experiment, normalised
     pixels. A folder: one sub-folder of images per class. Raises ForeignSetError, ArtifactError or DataError.

@@ -1,1 +1,1 @@
-"""The grid that was asked for: its cells, and what each will cost before anything runs."""
+"""The grid that was asked for: its cells, and what each of them will cost, as known before anything runs."""

@@ -1,7 +1,7 @@
-"""How long a cell will take, before anything runs: its arithmetic over the speed of the machine.
+"""An estimate, made before anything runs, of how long a cell will take: its arithmetic over the speed of the machine.
 
 The arithmetic is counted in images. The speed is what `python -m benchmark.speed` measured on the same device for the
-same kind of step, where the results folder has that; otherwise that of a convolution, tried out for a moment.
+same kind of step, if the results folder has that; otherwise it is that of a convolution, tried out for a moment.
 """
 
 from __future__ import annotations
@@ -26,33 +26,35 @@ from benchmark.system.runtime import Precision, Runtime
 from benchmark.training.recipes import Recipe
 
 EVALUATION, EXPERT = "evaluation-5", "expert"
-"""The units of `benchmark.speed` whose rates evaluations and trainings of experts are taken to have."""
+"""The units of `benchmark.speed` whose rates are assumed for evaluations and for the training of experts."""
 
 
 @dataclass(frozen=True)
 class MeasuredUnit:
-    """How fast a kind of step was on a data set's images."""
+    """The measured speed of one kind of step on a data set's images."""
 
     name: str
     dataset: str
     ipc: int
-    """1 where the step does not depend on it."""
+    """1 if the step does not depend on it."""
     rate: float
     """FLOP per second."""
 
 
 @dataclass
 class Speed:
-    """FLOP per second of where jobs would run."""
+    """The speed, in FLOP per second, of the device where jobs would run."""
 
     probe: Callable[[], float | None]
-    """Of a network's step in general (`probe_speed`), asked once if it is needed; None where nothing is known."""
+    """Returns the speed of a network's step in general (`probe_speed`), or None if nothing is known. It is called only
+    if needed, and once."""
     units: list[MeasuredUnit] = field(default_factory=list)
-    """What was measured there (see `measured_units`)."""
+    """What was measured on that device (see `measured_units`)."""
 
     def of(self, names: Sequence[str], per_class: float, spec: DatasetSpec) -> float | None:
-        """The rate of the first of these units that was measured on images of that shape, at the nearest number of
-        images per class, where 0 stands for the whole training set and so for the largest; else the probe's."""
+        """Return the rate of the first of these units that was measured on the data set, at the nearest number of
+        images per class (0 stands for the whole training set, and so for the largest number); otherwise the probe's
+        rate."""
         for name in names:
             rates = {unit.ipc: unit.rate for unit in self.units if (unit.name, unit.dataset) == (name, spec.title)}
             if rates:
@@ -65,8 +67,8 @@ class Speed:
 
 
 def measured_units(measured: SpeedRecord | None, device: str, precision: Precision) -> list[MeasuredUnit]:
-    """The units of a stored measurement (`Store.speed`) that were measured on this device in this precision and have a
-    rate; none of a machine that was busy."""
+    """Return the units of a stored measurement (`Store.speed`) that were measured on this device in this precision and
+    have a rate. A measurement on a busy machine gives none."""
     if not measured or measured.contended or (measured.environment.device, measured.precision) != (device, precision):
         return []
     return [
@@ -77,26 +79,31 @@ def measured_units(measured: SpeedRecord | None, device: str, precision: Precisi
 
 
 def estimate_seconds(spec: DatasetSpec, job: Job, cost: Cost, speed: Speed) -> float | None:
-    """Seconds to condense and evaluate one cell by itself; None where nothing is known of the speed."""
+    """Return the seconds to condense and evaluate one cell by itself; None if nothing is known of the speed."""
     cell = job.cell
     parts = [
         (work_flops(cost.without_experts(), spec), units_of(cell.loop[0]), cell.ipc),
         (work_flops(Work(experts=cost.work.experts), spec), [EXPERT], cell.ipc),
         (scoring_flops(spec, job, cost.images), [EVALUATION], cost.images / spec.classes),
     ]
-    rates = [(flops, speed.of(units, per_class, spec)) for flops, units, per_class in parts if flops]
-    if not all(rate for _, rate in rates):
-        return None
-    return sum(flops / rate for flops, rate in rates)
+    seconds = []
+    for flops, units, per_class in parts:
+        if flops:
+            rate = speed.of(units, per_class, spec)
+            if not rate:
+                return None
+            seconds.append(flops / rate)
+    return sum(seconds)
 
 
 def units_of(method: str) -> list[str]:
-    """The units that stand for a step of the method, the best first: its own and those of what it derives from."""
+    """Return the units that stand for a step of the method, the best first: its own, then those of its base classes."""
     return [vars(base)["name"] for base in registry.get(method).__mro__ if "name" in vars(base)]
 
 
 def scoring_flops(spec: DatasetSpec, job: Job, images: int) -> float:
-    """Floating-point operations of a job's evaluations on so many images; 0 stands for the whole training set."""
+    """Return the floating-point operations of a job's evaluations on so many images; 0 stands for the whole training
+    set."""
     total = 0.0
     for evaluation in job.evaluations:
         recipe: Recipe = evaluation.recipe.scaled(evaluation.factor, max(images, 1))
@@ -107,7 +114,7 @@ def scoring_flops(spec: DatasetSpec, job: Job, images: int) -> float:
 
 
 def work_flops(work: Work, spec: DatasetSpec) -> float:
-    """Floating-point operations of condensation work on the ConvNet that the data set is condensed on."""
+    """Return the floating-point operations of condensation work, on the ConvNet that the data set is condensed on."""
     forward = networks.flops_per_image(networks.build_matching(spec.image_shape, spec.classes), spec.image_shape)
     images = work.forward + TRAINED_COST * (work.trained + work.experts) + MATCHED_COST * work.matched
     return forward * images + work.flops
@@ -119,7 +126,8 @@ def forward_flops(network: str, shape: tuple[int, int, int], classes: int) -> fl
 
 
 def probe_speed(runtime: Runtime) -> float:
-    """FLOP per second of a ConvNet-sized convolution times the share that real steps reach, measured in 0.3 seconds."""
+    """Return the FLOP per second of a ConvNet-sized convolution times the share that real steps reach, measured in 0.3
+    seconds."""
     images = torch.randn(64, 128, 16, 16, device=runtime.device)
     weight = torch.randn(128, 128, 3, 3, device=runtime.device)
     flops = 2 * images.shape[0] * 128 * 128 * 9 * 256
@@ -134,4 +142,4 @@ def probe_speed(runtime: Runtime) -> float:
 
 
 STEP_EFFICIENCY = 0.6
-"""Share of the bare convolution's speed that whole steps reach (normalisation, pooling, augmentation, Python)."""
+"""The share of the bare convolution's speed that whole steps reach (normalisation, pooling, augmentation, Python)."""

@@ -1,7 +1,9 @@
-"""How much memory a cell will need, before anything runs: what the plan shows and a cluster divides GPUs by.
+"""An estimate, made before anything runs, of the memory that a cell will need. The plan shows it, and a cluster divides
+its GPUs by it.
 
-Counted by `benchmark.evaluation.footprint`. Of a GPU it errs on the high side, because a cell that is given too little
-dies; of a CPU's memory it is what was measured within a quarter or so (tests/grid/test_memory.py).
+The counts are those of `benchmark.evaluation.footprint`. The estimate for a GPU errs on the high side, because a cell
+that is given too little dies. The estimate for a CPU is within a quarter or so of what was measured
+(tests/grid/test_memory.py).
 """
 
 from __future__ import annotations
@@ -27,31 +29,31 @@ from benchmark.system.runtime import MIB
 from benchmark.training.trainer import SCORING_BATCH
 
 MATCHED = 5.0
-"""As `TRAINED`, of a pass whose gradient is differentiated again (7.3 MB an image of 32x32x3 in a ConvNet of width 128,
-see `PIXELS_AT_ONCE`, which keeps 1.6 MB for a plain backward pass)."""
+"""Like `TRAINED`, for a pass whose gradient is differentiated again (7.3 MB per image of 32x32x3 in a ConvNet of width
+128, see `PIXELS_AT_ONCE`; a plain backward pass keeps 1.6 MB)."""
 
 PROCESS, LATER = 600 * MIB, 250 * MIB
-"""Resident in a process when it plans, where the system does not tell; and what it imports later on, such as torch's
-compiler and readers of data sets. Measured: 609 MiB, and 860 in all."""
+"""Bytes resident in a process when it plans, used if the system does not tell; and bytes that it takes later on by
+imports, such as torch's compiler and readers of data sets. Measured: 609 MiB, and 860 in all."""
 
 WHITENED = 2
 """Copies of the training images as floats while a whitening is fitted; measured."""
 
 MINIBATCH = 256
-"""Of networks that a method trains on real images and says nothing else of."""
+"""The batch size assumed for networks that a method trains on real images, if it names none."""
 
 
 def predicted_bytes(job: Job, spec: DatasetSpec, cost: Cost) -> int:
-    """Peak bytes of a GPU that condensing and evaluating one cell of a data set takes."""
+    """Return the peak bytes of a GPU that condensing and evaluating one cell of a data set takes."""
     scoring = [scoring_bytes(evaluation, spec, cost.images) for evaluation in job.evaluations]
     return max([condensing_bytes(job, spec, cost), *scoring])
 
 
 def condensing_bytes(job: Job, spec: DatasetSpec, cost: Cost) -> int:
-    """Peak bytes of a GPU that condensing a cell takes.
+    """Return the peak bytes of a GPU that condensing a cell takes.
 
-    A pass of a condensation is taken to be as large as the substrate allows (`PIXELS_AT_ONCE`; of synthetic images
-    `SYNTHETIC_AT_MOST` a class), unless the training set or the whole cell shows fewer images than that.
+    A pass of a condensation is assumed to be as large as allowed (`PIXELS_AT_ONCE`, and `SYNTHETIC_AT_MOST` synthetic
+    images per class), unless the training set or the whole cell shows fewer images than that.
     """
     work = cost.loop.work + cost.before
     at_once = (job.microbatch or math.inf) * spec.classes
@@ -63,14 +65,14 @@ def condensing_bytes(job: Job, spec: DatasetSpec, cost: Cost) -> int:
 
 
 def scoring_bytes(evaluation: Evaluation, spec: DatasetSpec, images: int) -> int:
-    """Peak bytes of a GPU that one evaluation on so many images takes with its networks trained together, as they are
-    where there is room (`trained_at_once`)."""
+    """Return the peak bytes of a GPU that one evaluation on so many images takes. Its networks are trained together, if
+    there is room (`trained_at_once`)."""
     return math.ceil(standing_bytes(spec) + evaluation.nets * network_bytes(evaluation, images, spec))
 
 
 def predicted_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost, process: float | None = None) -> int:
-    """Peak bytes resident in a process that condenses and evaluates one cell on a CPU, where networks and, unless they
-    are in one graph, classes go one after the other. process: bytes resident when it plans."""
+    """Return the peak bytes resident in a process that condenses and evaluates one cell on a CPU. Networks go there one
+    after the other, and so do classes, unless they are in one graph. process: bytes resident when it plans."""
     needed = [condensing_bytes_on_cpu(job, spec, cost)]
     for evaluation in job.evaluations:
         kept = max(TRAINED * evaluation.batch(cost.images), SCORING_BATCH) * kept_bytes(evaluation.network, spec)
@@ -79,14 +81,14 @@ def predicted_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost, process: flo
 
 
 def condensing_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost) -> float:
-    """What a condensation holds at most on a CPU: activations, and of a loop that unrolls the weights of its steps, or
-    before it the snapshots of experts or the floats that a whitening is fitted to."""
+    """Return the most bytes that a condensation holds on a CPU: activations; for a loop that unrolls, also the weights
+    of its steps, or, before it, the snapshots of experts or the floats that a whitening is fitted to."""
     step, unrolled, (_, values) = cost.loop.step, cost.loop.unrolled, job.cell.loop
     batch = values.get("batch_real", MINIBATCH)
     kept, weights = kept_bytes("convnet", spec), parameter_bytes("convnet", spec)
     if unrolled:
         wanted = [p for p in registry.build(job.cell).loop.prerequisites() if isinstance(p, ExpertTrajectories)]
-        snapshots = sum(min(SNAPSHOT_BYTES, p.count * (p.recipe.epochs + 1) * weights) for p in wanted)
+        snapshots = sum(min(SNAPSHOT_BYTES, p.count * (p.epochs + 1) * weights) for p in wanted)
         training = TRAINED * min(cost.loop.before.experts, batch) * kept + snapshots
         fitting = WHITENED * 4 * spec.train_images * spec.pixels if any(p.zca for p in wanted) else 0
         return max(MATCHED * step.matched / unrolled * kept + 2 * unrolled * weights, training, fitting)
@@ -97,6 +99,6 @@ def condensing_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost) -> float:
 
 
 def share(needed: int, available: int) -> float:
-    """The part of a GPU with `available` bytes to ask for, in hundredths; all of it where that is too little, or where
+    """Return the part of a GPU with `available` bytes to ask for, in hundredths; all of it if it is too small, or if
     nothing is known of it (0)."""
     return min(1.0, math.ceil(100 * needed / available) / 100) if available else 1.0

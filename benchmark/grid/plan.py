@@ -1,4 +1,4 @@
-"""From what the user asked for to the jobs of the grid, and what is known of each before anything runs."""
+"""The plan: what the user asked for becomes jobs, with what is known of each before anything runs."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ OBJECTIVE = "objective"
 
 @dataclass(frozen=True)
 class Grid:
-    """The request: which cells, how long, how scored."""
+    """The request: which cells to run, for how long, and how to score them."""
 
     rows: tuple[Row, ...]
     datasets: tuple[DatasetSpec, ...]
     ipc: tuple[int, ...] | None
-    """None: each data set's own default."""
+    """None takes each data set's own default."""
     seeds: int | None
     nets: int | None
     schedule: Schedule | None
-    """None: quick for digits, paper otherwise."""
+    """None takes quick for digits, paper otherwise."""
     protocols: tuple[str, ...]
     networks: tuple[str, ...]
     budget: Literal["strict", "native"]
@@ -52,7 +52,7 @@ class Grid:
         return self.schedule or Schedule.parse("quick" if spec.name == "digits" else "paper")
 
     def jobs(self) -> list[Job]:
-        """Every job of the grid: data set by data set, seed by seed, small budgets first."""
+        """Return every job of the grid: data set by data set, seed by seed, small budgets first."""
         found = []
         for spec in self.datasets:
             schedule = self.schedule_of(spec)
@@ -103,7 +103,7 @@ class Grid:
 
 
 def parse_overrides(settings: Iterable[str]) -> Overrides:
-    """`["dm.lr_img=2", ...]` as values of the fields' types. Raises ValueError with the nearest names."""
+    """Return `["dm.lr_img=2", ...]` as values of the fields' types. Raises ValueError with the nearest names."""
     overrides: Overrides = {}
     for setting in settings:
         target, equals, text = setting.partition("=")
@@ -122,7 +122,7 @@ def parse_overrides(settings: Iterable[str]) -> Overrides:
 
 
 def _objective(setting: str, method: type[Method], name: str) -> str:
-    """A method's name, if it has a loop that can move the container of `method`."""
+    """Return a method's name, if it has a loop that can move the container of `method`. Raises ValueError otherwise."""
     with_loop = [other.name for other in registry.all_methods().values() if other.Loop is not Method.Loop]
     if method.start is Method.start:
         raise ValueError(f"--set {setting}: {method.name} has no container to move")
@@ -131,41 +131,46 @@ def _objective(setting: str, method: type[Method], name: str) -> str:
     return name
 
 
+State = Literal["done", "to do", "blocked"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One job as the plan shows it."""
 
     job: Job
-    state: Literal["done", "to do", "blocked"]
+    state: State
     error: CellError | None
-    """Why it is blocked."""
+    """Why the job is blocked; None if it is not."""
     floats: int
     budget: Budget
     seconds: float | None
-    """Estimated; None where nothing can be said."""
+    """Estimated seconds; None if nothing can be said."""
     memory: int
-    """Bytes it is predicted to take where it would run; 0 where nothing is to do."""
+    """Bytes that the job is predicted to take where it would run; 0 if there is nothing to do."""
 
     @property
     def reason(self) -> str:
-        """Why it is blocked, in words; empty where it is not."""
+        """Why the job is blocked, in words; empty if it is not."""
         return str(self.error or "")
 
 
 def make_plan(
     grid: Grid, store: Store, speed: Speed, predict: Callable[[Job, DatasetSpec, Cost], int] = predicted_bytes
 ) -> list[Entry]:
-    """Every job with its state, stored floats and estimated seconds. Reads the store; loads no data and runs nothing.
+    """Return every job with its state, stored floats and estimated seconds. This reads the store; it loads no data and
+    runs nothing.
 
-    speed: of where the jobs would run. predict: the bytes that one takes there; by default of a GPU. Raises ValueError
-    for images too small for a network and for settings that make no set.
+    speed: of the device where the jobs would run. predict: returns the bytes that a job takes there; by default on a
+    GPU. Raises ValueError for images that are too small for a network, and for settings with which no set can be made.
     """
     specs = {spec.name: spec for spec in grid.datasets}
     entries = []
     for job in grid.jobs():
         spec, cell = specs[job.cell.dataset], job.cell
         budget = cell.budget_on(spec)
-        state, blocked, floats, seconds, memory = "to do", None, 0, None, 0
+        state: State = "to do"
+        blocked, floats, seconds, memory = None, 0, None, 0
         try:
             cost = registry.build(cell).cost(spec, budget)
             floats = cost.floats

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import methods
 from benchmark.condensation.method import Category, Method
@@ -31,11 +31,11 @@ CONTAINERS_OBJECTIVE = "idc"
 
 
 class RegistrationError(Exception):
-    """A method file that does not keep the contract; the message names it and the mend."""
+    """A method file that does not keep the contract; the message names the file and says how to mend it."""
 
 
 def check(cls: type[Method]) -> type[Method]:
-    """The class itself, if it keeps the contract. Raises RegistrationError otherwise."""
+    """Return the class itself, if it keeps the contract. Raises RegistrationError otherwise."""
     where = f"{inspect.getsourcefile(cls)}: class {cls.__name__}"
     problems = []
     if "name" not in vars(cls):
@@ -50,8 +50,8 @@ def check(cls: type[Method]) -> type[Method]:
         problems.append("`title` is missing")
     if cls.category not in get_args(Category):
         problems.append(f"`category` {cls.category!r} is none of {', '.join(get_args(Category))}")
-    hyper = getattr(cls, "Hyper", None)
-    if not (dataclasses.is_dataclass(hyper) and hyper.__dataclass_params__.frozen):
+    hyper: Any = getattr(cls, "Hyper", None)
+    if not getattr(getattr(hyper, "__dataclass_params__", None), "frozen", False):
         problems.append("`Hyper` must be a frozen dataclass")
     else:
         fields = {field.name for field in dataclasses.fields(hyper)}
@@ -68,7 +68,8 @@ def check(cls: type[Method]) -> type[Method]:
 
 
 def methods_of(module: ModuleType) -> list[type[Method]]:
-    """The methods defined in a module: not those it imports, nor base classes, which start with an underscore."""
+    """Return the methods defined in a module: not those it imports, nor base classes, whose names start with an
+    underscore."""
     return [
         check(cls)
         for cls in vars(module).values()
@@ -103,7 +104,7 @@ def _offered_by(entry: importlib.metadata.EntryPoint) -> list[type[Method]]:
 
 @cache
 def all_methods() -> dict[str, type[Method]]:
-    """Every method by name, in the order of the file names."""
+    """Return every method by name, in the order of the file names."""
     names = sorted(info.name for info in pkgutil.iter_modules(methods.__path__))
     classes = [cls for name in names for cls in methods_of(_import(f"methods.{name}"))]
     classes += [cls for entry in importlib.metadata.entry_points(group=ENTRY_POINTS) for cls in _offered_by(entry)]
@@ -116,7 +117,7 @@ def all_methods() -> dict[str, type[Method]]:
 
 
 def get(name: str) -> type[Method]:
-    """Raises ValueError with the nearest names for an unknown one."""
+    """Return the method of a name. Raises ValueError, with the nearest names, for an unknown one."""
     found = all_methods()
     if name not in found:
         raise ValueError(f"unknown method {name!r}{nearest(name, [*found, ALL, CONTAINERS])}")
@@ -124,12 +125,12 @@ def get(name: str) -> type[Method]:
 
 
 def card_of(cls: type[Method]) -> MethodCard:
-    """The method as the report names it."""
+    """Return the card by which the report names the method."""
     return MethodCard(cls.title, cls.paper, cls.category, cls.disclosure, cls.container_row)
 
 
 def build(cell: Cell) -> Method:
-    """The cell's method with its settings, and with another one's loop where the cell says so."""
+    """Return the cell's method with its settings, and with another method's loop if the cell says so."""
     cls, loop = get(cell.method), None
     if cell.objective:
         owner = get(cell.objective)
@@ -146,10 +147,11 @@ class Row:
 
 
 def expand(names: Iterable[str]) -> list[Row]:
-    """The rows of the given names without repetition.
+    """Return the rows of the given names, without repetition.
 
-    `all` stands for every method and reference row, references first; `containers` for every container under IDC's
-    gradient matching, by IDC's own loop and its settings. Raises ValueError with the nearest names for an unknown one.
+    `all` stands for every method and reference row, references first. `containers` stands for every container under
+    IDC's gradient matching, by IDC's own loop and its settings. Raises ValueError, with the nearest names, for an
+    unknown one.
     """
     rows: dict[Row, None] = {}
     for name in names:

@@ -49,11 +49,11 @@ NAMES = tuple(_NETWORKS)
 SMALLEST_SIDE = 4
 
 TRAINED_COST = 3.0
-"""Of a training step, forward and backward, in forward passes."""
+"""The cost of a training step, forward and backward, in forward passes."""
 
 MATCHED_COST = 7.0
-"""Of an image whose gradient is matched: forward, backward with a graph, and backward through both to the pixels (710
-against 101.5 MFLOP for a 32x32 image)."""
+"""The cost, in forward passes, of an image whose gradient is matched: forward, backward with a graph, and backward
+through both to the pixels (710 against 101.5 MFLOP for a 32x32 image)."""
 
 
 def _entry(name: str) -> _Entry:

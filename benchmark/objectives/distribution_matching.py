@@ -14,7 +14,7 @@ def distribution_matching(
 ) -> Tensor:
     """sum_c | mean_n phi(real_cn) - mean_m phi(synthetic_cm) |^2, phi the embedding before the classifier.
 
-    A sum over classes and embedding dimensions, not divided by anything; the real side carries no gradient.
+    The sum is over classes and embedding dimensions and is not divided by anything; the real side carries no gradient.
     """
     embed = passes.forward(mean_embedding, network)
     parts = real_parts(real_KNCHW, passes.microbatch, 1)
@@ -23,5 +23,5 @@ def distribution_matching(
 
 
 def mean_embedding(network: Network, images_KNCHW: Tensor) -> Tensor:
-    """[K, D]."""
+    """Return the mean embedding [K, D] of each class."""
     return network.features(images_KNCHW.flatten(0, 1)).unflatten(0, images_KNCHW.shape[:2]).mean(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,11 @@ from benchmark.objectives import real_parts
 from benchmark.training.passes import EAGER, Passes
 
 PIXELS_AT_ONCE = 2**23
-"""Input values in one pass through the network; what is beyond goes in parts, whose activations are computed again in
-the backward pass."""
+"""The most input values in one pass through the network. Larger batches go in parts, and the activations of a part are
+computed again in the backward pass."""
 
 EARLY_WEIGHT = 0.1
-"""Of every block but the last. The last map counts once, the pooled one twice: as a map and flattened."""
+"""The weight of every block but the last. The last map counts once and the pooled one twice: as a map and flattened."""
 
 
 class FeatureAlignment:
@@ -49,7 +50,7 @@ class FeatureAlignment:
     def parts(
         self, network: ConvNet, real_KNCHW: Tensor, synthetic_KMCHW: Tensor, passes: Passes = EAGER
     ) -> tuple[Tensor, Tensor]:
-        """(alignment, discrimination), both summed over classes, the second one unweighted."""
+        """Return (alignment, discrimination), both summed over classes, the second one unweighted."""
         classes, images = real_KNCHW.shape[:2]
         with torch.no_grad():
             chunk = at_once(real_KNCHW) if passes.batched else 1
@@ -58,19 +59,20 @@ class FeatureAlignment:
             *real, pooled_KNCHW = (torch.cat(parts) for parts in zip(*found, strict=True))
         synthetic = class_means(network, synthetic_KMCHW)
         weights = [*[EARLY_WEIGHT] * (len(real) - 2), 1.0, 2.0]
-        align = sum(w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
+        distances = (w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
+        align = cast(Tensor, sum(distances))
         logits = pooled_KNCHW.flatten(2).flatten(0, 1) @ synthetic[-1].flatten(1).T
         targets = torch.arange(classes, device=logits.device).repeat_interleave(images)
         return align, F.cross_entropy(logits, targets, reduction="sum")
 
 
 def at_once(images_KNCHW: Tensor) -> int:
-    """Classes whose images go through the network in one pass."""
+    """Return how many classes go through the network in one pass."""
     return max(1, PIXELS_AT_ONCE // images_KNCHW[0].numel())
 
 
 def means_and_pooled(network: ConvNet, images_KNCHW: Tensor) -> tuple[Tensor, ...]:
-    """The class means of every stage [K, ...], and the pooled map of every image [K, N, ...]."""
+    """Return the class means of every stage [K, ...], and the pooled map of every image [K, N, ...]."""
     stages = [stage.unflatten(0, images_KNCHW.shape[:2]) for stage in network.stages(images_KNCHW.flatten(0, 1))]
     return *(stage.mean(1) for stage in stages), stages[-1]
 
@@ -78,7 +80,7 @@ def means_and_pooled(network: ConvNet, images_KNCHW: Tensor) -> tuple[Tensor, ..
 def in_parts(
     features: Callable[[Tensor], tuple[Tensor, ...]], images_KNCHW: Tensor, microbatch: int | None
 ) -> tuple[Tensor, ...]:
-    """`means_and_pooled` of at most `microbatch` images of a class at a time."""
+    """Return `means_and_pooled`, computed on at most `microbatch` images of a class at a time."""
     means, pooled = [], []
     for part, share in real_parts(images_KNCHW, microbatch, 1):
         *stages, last = features(part)
@@ -88,7 +90,7 @@ def in_parts(
 
 
 def class_means(network: ConvNet, images_KMCHW: Tensor) -> list[Tensor]:
-    """The class means of every stage [K, ...], with a graph to the images."""
+    """Return the class means of every stage [K, ...], with a graph to the images."""
 
     def means(part: Tensor) -> tuple[Tensor, ...]:
         return means_and_pooled(network, part)[:-1]

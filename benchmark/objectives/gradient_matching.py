@@ -43,7 +43,7 @@ def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> 
 
 def squared_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
     """Squared Euclidean distance: a sum over all elements of all tensors."""
-    return sum((s - r).square().sum() for r, s in zip(real, synthetic, strict=True))
+    return sum((s - r).square().sum() for r, s in zip(real, synthetic, strict=True))  # type: ignore[return-value]
 
 
 def cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ def cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tens
 
 def absolute_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
     """Sum of absolute differences over all elements of all tensors."""
-    return sum((s - r).abs().sum() for r, s in zip(real, synthetic, strict=True))
+    return sum((s - r).abs().sum() for r, s in zip(real, synthetic, strict=True))  # type: ignore[return-value]
 
 
 DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_distance, "l1": absolute_distance}
@@ -63,8 +63,9 @@ DISTANCES = {"dc": row_cosine_distance, "mse": squared_distance, "cos": cosine_d
 class GradientMatching:
     """sum_c D( grad CE(real_c), grad CE(synthetic_c) ), the real side detached.
 
-    matched: which parameters' gradients. Classes are taken one after the other, or all in one vmapped pass where the
-    passes say so (for devices where launches cost more than arithmetic). Both give the same numbers.
+    matched: the parameters whose gradients are compared. Classes are computed one after the other, or all in one
+    vmapped pass if the passes say so (for devices where launches cost more than arithmetic). Both give the same
+    numbers.
     """
 
     def __init__(self, distance: Distance = "dc", matched: Matched = "all") -> None:
@@ -88,7 +89,7 @@ class GradientMatching:
         return total
 
     def _gradient(self, network: Network, images_NCHW: Tensor, label: Tensor, passes: Passes) -> Sequence[Tensor]:
-        """Of the matched parameters, without a graph."""
+        """Return the gradients of the matched parameters, without a graph."""
         labels = label.repeat(len(images_NCHW))
         gradients = passes.gradients(network, detached(network), images_NCHW, labels)
         return [gradients[name] for name in self._parameters(network)]
@@ -96,14 +97,14 @@ class GradientMatching:
     def _distance(
         self, network: Network, images_MCHW: Tensor, label: Tensor, real: Sequence[Tensor], passes: Passes
     ) -> Tensor:
-        """Between real gradients and those of synthetic images, with a graph to the images."""
+        """Return the distance between real gradients and those of synthetic images, with a graph to the images."""
         matched, whole = self._parameters(network), passes.second_order(distance_and_gradient, network)
         if whole is None:
             loss = self._loss(network, images_MCHW, label)
             return self.distance(real, torch.autograd.grad(loss, tuple(matched.values()), create_graph=True))
         labels, targets = label.repeat(len(images_MCHW)), dict(zip(matched, real, strict=True))
-        found = whole(self.distance, detached(network), images_MCHW.detach(), labels, targets)
-        return with_gradient(*found, images_MCHW)
+        value, gradient = whole(self.distance, detached(network), images_MCHW.detach(), labels, targets)
+        return with_gradient(value, gradient, images_MCHW)
 
     def _parameters(self, network: Network) -> dict[str, Tensor]:
         """The parameters whose gradients are compared, by name."""
@@ -144,8 +145,8 @@ def distance_and_gradient(
     labels_M: Tensor,
     real: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """(distance of the images' gradient from the real one by name of parameter, its own gradient [M, C, H, W] in the
-    images): what `GradientMatching` leaves to autograd, as one pure function."""
+    """Return (the distance between the images' gradient and the real one, by name of parameter; its own gradient [M, C,
+    H, W] in the images). It is one pure function of what `GradientMatching` otherwise leaves to autograd."""
 
     def loss(matched: dict[str, Tensor], images_MCHW: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(network, parameters | matched, (images_MCHW,)), labels_M)
@@ -159,9 +160,10 @@ def distance_and_gradient(
 
 
 def weighted_sum(parts: Iterable[tuple[Sequence[Tensor], float]]) -> Sequence[Tensor]:
-    """Lists of tensors, each times its share, added up; a single one as it is."""
+    """Return the sum of lists of tensors, each times its share; a single list is returned as it is."""
     total: Sequence[Tensor] | None = None
     for tensors, share in parts:
         scaled = tensors if share == 1 else [share * tensor for tensor in tensors]
         total = scaled if total is None else [t + s for t, s in zip(total, scaled, strict=True)]
+    assert total is not None, "nothing to add up"
     return total

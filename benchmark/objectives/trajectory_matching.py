@@ -1,6 +1,7 @@
-"""Trajectory matching: where a student ends that starts on an expert's path (Cazenavette et al., CVPR 2022).
+"""Trajectory matching: a student starts on an expert's path and should end further along it (Cazenavette et al., CVPR
+2022).
 
-The pieces that MTT and HaBa share; the student's steps and their gradient are `benchmark.training.unroll`.
+MTT and HaBa share these pieces; the student's steps and their gradient are in `benchmark.training.unroll`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ StepSizeParameter = Literal["plain", "log"]
 
 
 def trajectory_distance(student: Tensor, target: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """(|student - target|^2 / |start - target|^2, its gradient in `student`) of flat weights [P], biases included."""
+    """Return (|student - target|^2 / |start - target|^2, its gradient in `student`) of flat weights [P], biases
+    included."""
     difference, scale = student - target, (start - target).square().sum()
     return difference.square().sum() / scale, 2 * difference / scale
 
 
 def inner_batches(images: int, size: int, steps: int, generator: torch.Generator) -> list[Tensor | None]:
-    """Indices of the images that each of `steps` inner steps sees: chunks of random permutations of all `images`.
+    """Return the indices of the images that each of `steps` inner steps sees: chunks of random permutations of all
+    `images`.
 
-    None stands for all of them in their order, where a batch holds them all (the loss is blind to the order).
+    None stands for all images in their order, if one batch holds them all (the loss does not depend on the order).
     """
     if size >= images:
         return [None] * steps
@@ -34,7 +37,7 @@ def inner_batches(images: int, size: int, steps: int, generator: torch.Generator
 
 
 class StepSize(nn.Module):
-    """The learned step size alpha, kept above a floor. With `log` its logarithm is learned."""
+    """The learned step size alpha, kept above a floor. With `log`, its logarithm is what is learned."""
 
     def __init__(self, initial: float, floor: float, kind: StepSizeParameter = "plain") -> None:
         super().__init__()
@@ -45,12 +48,12 @@ class StepSize(nn.Module):
         return self.value.exp() if self.kind == "log" else self.value
 
     def optimiser(self, lr: float, momentum: float) -> torch.optim.Optimizer:
-        """SGD with the published `lr` of a plain alpha. For the logarithm it is divided by alpha squared, so that the
-        first step changes alpha as much."""
+        """Return SGD with the published `lr` of a plain alpha. For the logarithm, `lr` is divided by alpha squared, so
+        that the first step changes alpha by as much."""
         lr = lr / self().item() ** 2 if self.kind == "log" else lr
         return torch.optim.SGD(self.parameters(), lr, momentum)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Back to the floor, where the last step went below."""
+        """Bring the step size back to the floor if the last step went below it."""
         self.value.clamp_(min=math.log(self.floor) if self.kind == "log" else self.floor)

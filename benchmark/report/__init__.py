@@ -1,7 +1,6 @@
-"""The report: every table, every plot and the page, from what a results folder holds.
+"""The report: it makes every table, every plot and the page from what a results folder holds.
 
-It reads the store and the packaged published numbers, nothing else; no method, data set or network is
-imported.
+It reads only the store and the packaged published numbers; no method, data set or network is imported.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from benchmark.store.folder import Store
 from benchmark.system.files import write_atomically
 
 ALWAYS = ("accuracy", "cost")
-"""Tables that are written even where nothing has run."""
+"""Tables that are written even if nothing has run."""
 
 
 def build(store: Store) -> Path:
     """Write tables/, plots/ and index.html below the store's folder; return the path of index.html.
 
-    An empty store gives a page that says so and a `results.csv` with nothing but its header.
+    An empty store gives a page that says so, and a `results.csv` that has only its header.
     """
     # Drawing libraries take seconds to import; who only imports the report should not wait for them.
     from benchmark.report import page, plots, speed

@@ -37,7 +37,7 @@ MISSING_LEGEND = f"{MISSING} is a cell without a result; no mean is taken over w
 
 
 def accuracy_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """Methods x (data set, IPC), one table per schedule, protocol and network."""
+    """Return one table of methods x (data set, IPC) for each schedule, protocol and network."""
     parts = blocks(rows, "schedule", "protocol", "network")
     return [_accuracy_table(key, members, titles) for key, members in parts]
 
@@ -89,7 +89,7 @@ def accuracy_legend(rows: list[Row]) -> tuple[str, ...]:
 
 
 def cross_architecture_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """(Data set, IPC, method) x network; nothing where only one network was trained."""
+    """Return tables of (data set, IPC, method) x network; none if only one network was trained."""
     tables = []
     for (schedule, protocol), members in blocks(rows, "schedule", "protocol"):
         networks = sorted({row.network for row in members}, key=lambda name: (name != "convnet", name))
@@ -120,12 +120,13 @@ def _network_lines(rows: list[Row], networks: list[str], titles: Names, notes: N
 
 
 def over_budget(row: Row) -> bool:
-    """Whether more is stored than the IPC allows; the whole set has no budget."""
+    """Return whether more is stored than the IPC allows; the whole set has no budget."""
     return row.ipc > 0 and (row.mean("budget_multiple") or 0.0) > 1.0 + 1e-9
 
 
 def remarks(row: Row) -> tuple[str, ...]:
-    """Why a value is not quite what its column promises: above the budget, or short of seeds or networks."""
+    """Return why a value is not quite what its column promises: it is above the budget, or short of seeds or
+    networks."""
     found = []
     if over_budget(row):
         found.append(f"{max(row.mean('budget_multiple'), 1.01):.2f}× budget")
@@ -148,7 +149,7 @@ def _tip(row: Row) -> str:
 
 
 def accuracy_entry(row: Row | None, best: set[int]) -> Entry:
-    """A place of an accuracy table; `best` holds the identities of the rows to be set in bold."""
+    """Return one place of an accuracy table; `best` holds the identities of the rows to be set in bold."""
     if row is None:
         return Entry(kind="missing", tip="not asked for")
     if row.status == "failed":
@@ -166,7 +167,7 @@ def accuracy_entry(row: Row | None, best: set[int]) -> Entry:
 
 
 def best_rows(rows: list[Row], column: Callable[[Row], tuple]) -> set[int]:
-    """Identities of the best rows of every column, ties at the printed precision included."""
+    """Return the identities of the best rows of every column, ties at the printed precision included."""
     eligible = [r for r in rows if r.accuracy is not None and r.ipc and not over_budget(r)]
     top: dict[tuple, float] = {}
     for row in eligible:

@@ -14,7 +14,8 @@ from benchmark.report.tables import Line, Notes, Table, block_text
 
 
 def container_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """One table per schedule, protocol, network and objective under which two containers or more were condensed."""
+    """Return one table for each schedule, protocol, network and objective under which two containers or more were
+    condensed."""
     found: dict[tuple[str, str, str, str], list[tuple[str, Row]]] = defaultdict(list)
     for row in rows:
         container = titles.method_card(row.method).container  # of any of its results: failed and missing cells count

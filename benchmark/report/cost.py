@@ -1,4 +1,4 @@
-"""The cost table: what every cell stores, and what its condensation and its evaluation take."""
+"""The cost table: what every cell stores, and what its condensation and its evaluation cost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEGEND = (
 
 
 def cost_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """One table per schedule and protocol; a line per data set, IPC, network and method."""
+    """Return one table per schedule and protocol, with a line per data set, IPC, network and method."""
     tables = []
     for (schedule, protocol), members in blocks(rows, "schedule", "protocol"):
         notes, lines = Notes(titles), []
@@ -99,7 +99,8 @@ def _bits_per_class(row: Row, titles: Names) -> float | None:
 
 
 def _more_images_than_real(rows: list[Row], titles: Names) -> list[str]:
-    """A set that decodes to more images than it was made from needs the whole set's row beside it."""
+    """Return a note for each set that decodes to more images than it was made from: it must be compared with the whole
+    set's row."""
     found = []
     for row in rows:
         images, real = row.mean("images"), row.mean("train_images")

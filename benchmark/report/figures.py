@@ -37,7 +37,7 @@ class Plot:
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """The look of every figure."""
+    """Give every figure made inside the block the look of the report."""
     import matplotlib
     import seaborn
 
@@ -111,7 +111,7 @@ def legend(figure: Figure, entries: list[tuple[str, Look]], extra: tuple[Line2D,
 
 
 def label_of(text: str) -> str:
-    """Matplotlib leaves labels that begin with an underscore out of a legend."""
+    """Return a text as Matplotlib can show it in a legend, which leaves out labels that begin with an underscore."""
     text = " ".join(text.split())
     text = text if len(text) <= 34 else text[:33] + "…"
     return f" {text}" if text.startswith("_") else text
@@ -122,7 +122,7 @@ def marker_size(look: Look) -> float:
 
 
 def tint(colour: str, number: int, of: int) -> tuple[float, float, float]:
-    """The colour itself for the last of a series, lighter for the ones before."""
+    """Return the colour itself for the last of a series, and a lighter one for the others."""
     from matplotlib.colors import to_rgb
 
     white = 0.62 * (of - 1 - number) / max(of - 1, 1)

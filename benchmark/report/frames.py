@@ -51,13 +51,13 @@ NET_COLUMNS = [
 
 
 CELL_COLUMNS = ("method", "dataset", "ipc", "seed", "schedule", "budget", "precision", "version")
-"""Those of `NET_COLUMNS` that are fields of the cell."""
+"""The `NET_COLUMNS` that are fields of the cell."""
 
 
 def results_frame(rows: list[Row]) -> pd.DataFrame:
-    """`results.csv`: the columns of `RESULT_COLUMNS`, percent, empty where there is nothing.
+    """Return `results.csv`: the columns of `RESULT_COLUMNS`, percent, empty where there is nothing.
 
-    A variant is named beside its method, `dm [lr_img=2]`: it is no row of the method.
+    A variant is named beside its method, `dm [lr_img=2]`, because it is not a row of the method itself.
     """
     lines = []
     for row in rows:
@@ -75,7 +75,7 @@ def results_frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def nets_frame(found: list[Observation]) -> pd.DataFrame:
-    """`runs.csv`: every accuracy of every network, percent."""
+    """Return `runs.csv`: every accuracy of every network, percent."""
     lines = []
     for o in found:
         base = {name: getattr(o.record.cell, name) for name in CELL_COLUMNS}

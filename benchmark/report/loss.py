@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 400
-"""Most points drawn of one loss curve."""
+"""The most points that are drawn of one loss curve."""
 
 
 @dataclass(frozen=True)

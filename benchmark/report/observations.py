@@ -44,12 +44,12 @@ class Observation:
 
     @property
     def condensation(self) -> Condensation:
-        """Of an observation that is done."""
+        """The condensation, of an observation that is done."""
         return self.record.result.condensation
 
 
 def observations(records: list[Record]) -> list[Observation]:
-    """Every condensation x evaluation, held or asked for.
+    """Return every condensation x evaluation that is held or was asked for.
 
     A missing evaluation has no recipe of its own; it joins the cells of its configuration that have one.
     """
@@ -86,7 +86,7 @@ def _observe(record: Record) -> list[Observation]:
 
 
 def cell_key(observation: Observation) -> str:
-    """Everything of a cell but its seed."""
+    """Return everything of a cell but its seed."""
     return json.dumps({k: v for k, v in observation.record.config.items() if k != "seed"}, sort_keys=True)
 
 
@@ -105,20 +105,20 @@ class Names:
     """Methods that condense nothing: their result is the whole training set."""
 
     def group(self, method: str) -> int:
-        """The part of a table that a method belongs to: reference rows, methods, variants, the whole set."""
+        """Return the part of a table that a method belongs to: reference rows, methods, variants, the whole set."""
         if method in self.whole:
             return len(GROUPS)
         category = self.method_card(method).category
         return GROUPS.index(category) if category in GROUPS else len(GROUPS) - 1
 
     def rank(self, method: str) -> tuple[int, int, str, str]:
-        """Sorting key of a method: its group, the year of its paper, its title."""
+        """Return the sorting key of a method: its group, the year of its paper, its title."""
         card = self.method_card(method)
         year = re.search(r"\b(?:19|20)\d\d\b", card.paper)
         return self.group(method), int(year[0]) if year else 0, self.method(method).lower(), method
 
     def key_rank(self, key: tuple[str, str]) -> tuple:
-        """The same of (method, variant)."""
+        """Return the sorting key of (method, variant)."""
         return self.rank(key[0]), key[1]
 
     def method_card(self, name: str) -> MethodCard:
@@ -143,7 +143,7 @@ class Names:
 
 
 def names(records: list[Record]) -> Names:
-    """Titles and disclosures as stored; the newest result of a method or data set has the last word."""
+    """Return titles and disclosures as stored; the newest result of a method or data set has the last word."""
     found = Names(methods={record.cell.method: record.method for record in records if record.method})
     found.whole = {r.cell.method for r in records if not r.cell.ipc}
     for record in sorted((r for r in records if r.result), key=lambda r: r.result.finished):
@@ -168,6 +168,6 @@ def _tell_apart(cards: dict[str, Card]) -> None:
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """Of the values that are there."""
+    """Return the mean of the values that are there; None if none is."""
     found = [value for value in values if value is not None]
     return statistics.fmean(found) if found else None

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that holds its plots and images and asks for nothing from outside."""
+"""The report's page: one HTML file that holds its plots and images and loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmark.system.wording import duration
 SHEET_PIXELS = 520
 """Longest side of a sheet in the page."""
 SHEET_BYTES = 80_000
-"""A heavier sheet goes into the page with 256 colours: a grid has a hundred of them, mostly noise."""
+"""A sheet of more bytes goes into the page with 256 colours: a grid has a hundred of them, mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def render(
     plots: list[Plot],
     speed: Plot | None,
 ) -> str:
-    """The page as text. `speed`: the bars of `benchmark.speed`, where it was run."""
+    """Return the page as text. `speed`: the bars of `benchmark.speed`, if that was run."""
     environment = Environment(
         loader=PackageLoader("benchmark.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

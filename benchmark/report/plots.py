@@ -1,6 +1,6 @@
 """The report's figures: accuracy against IPC, accuracy against time, and loss curves.
 
-One file per data set; schedules and protocols are panels of it, so that no two of them share an axis unseen.
+There is one file per data set. Schedules and protocols are panels of it, so that no two of them silently share an axis.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 KINDS = ("accuracy_vs_ipc", "accuracy_vs_seconds", "loss")
 
 FASTEST = 0.01
-"""Seconds; anything quicker (choosing images at random) is drawn here, since a log axis has no zero."""
+"""In seconds. Anything quicker (choosing images at random) is drawn here, since a log axis has no zero."""
 
 
 def draw(rows: list[Row], titles: Names, folder: Path) -> list[Plot]:
-    """Draw every figure there is something for; files of earlier reports that have no figure any more go."""
+    """Draw every figure for which there is data. Remove the files of earlier reports that have no figure any more."""
     folder.mkdir(parents=True, exist_ok=True)
     look = looks([(row.method, row.variant) for row in rows])
     plots = []

@@ -32,7 +32,8 @@ LEGEND = (
 
 
 def pruning_tables(rows: list[Row], titles: Names) -> list[Table]:
-    """One table per schedule, protocol and network, a line per data set, IPC and method whose images are pruned."""
+    """Return one table per schedule, protocol and network, with a line per data set, IPC and method whose images are
+    pruned."""
     pruned = [row for row in rows if row.done and _prunings(row)]
     tables = []
     for (schedule, protocol, network), members in blocks(pruned, "schedule", "protocol", "network"):
@@ -55,8 +56,8 @@ def _order(row: Row, titles: Names) -> tuple:
 
 
 def pruning_of(condensation: Condensation) -> Pruning | None:
-    """What a condensation says of its pruning; None where nothing was pruned. Results from before there was a field for
-    it have it among their notes."""
+    """Return what a condensation says of its pruning; None if nothing was pruned. Older results, made before there was
+    a field for it, have it among their notes."""
     if condensation.pruning or "gipc" not in (condensation.notes or {}):
         return condensation.pruning
     try:

@@ -1,7 +1,7 @@
-"""Published accuracies: the packaged tables and how a cell finds its reference row.
+"""Published accuracies: the packaged tables, and how the reference row of a cell is found.
 
-The first row of a (method, data set, IPC) is the one to print beside a measurement; later rows are other
-sources for the same number and are never averaged in.
+The first row of a (method, data set, IPC) is the one to print beside a measurement. Later rows are other sources for
+the same number and are never averaged in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 IDENTIFIERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "tiny-imagenet": "TinyImageNet"}
-"""Names of the published tables for data sets of which no stored result says how it is called there."""
+"""What the published tables call a data set, used if no stored result says it."""
 
 EVIDENCE = {
     "official": "from the authors' own code or readme",
@@ -58,7 +58,7 @@ CONTAINER_LOSSES = {"idc": "gradient-matching"}
 
 
 def lookup_container(container: str, objective: str, identifier: str, ipc: int, network: str) -> Published | None:
-    """The published accuracy of a container under an objective, or None; all are the ConvNet's."""
+    """Return the published accuracy of a container under an objective, or None. All of them are the ConvNet's."""
     if network != "convnet":
         return None
     table = _table("published_containers.csv", "container", "loss", "dataset", "ipc")
@@ -66,10 +66,10 @@ def lookup_container(container: str, objective: str, identifier: str, ipc: int, 
 
 
 def lookup(method: str, identifier: str, ipc: int, network: str) -> Published | None:
-    """The reference row of a cell, or None.
+    """Return the reference row of a cell, or None.
 
-    `identifier` is the data set's name in the published tables ("" where it has none). Networks other than
-    the ConvNet are looked up in the cross-architecture table, among sets condensed with the ConvNet.
+    `identifier` is the data set's name in the published tables ("" if it has none). Networks other than the ConvNet are
+    looked up in the cross-architecture table, among sets condensed with the ConvNet.
     """
     cell = (method.lower(), identifier.lower(), str(ipc))
     if network == "convnet":

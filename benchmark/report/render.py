@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown and LaTeX. What came from outside is escaped for the format it enters."""
+"""Tables as CSV, Markdown and LaTeX. Text that came from outside is escaped for the format it enters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    """Text for pdfLaTeX with T1 fonts: specials escaped, what it has no glyph for replaced by `?`."""
+    """Return text for pdfLaTeX with T1 fonts: special characters are escaped, and those without a glyph become `?`."""
 
     def one(character: str) -> str:
         if character in _LATEX:
@@ -34,7 +34,7 @@ def latex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text for a cell of a Markdown table: no markup, no HTML, one line."""
+    """Return text for a cell of a Markdown table: no markup, no HTML, one line."""
     text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
 
@@ -50,7 +50,7 @@ def _aside(entry: Entry) -> tuple[str, str]:
 
 
 def to_csv(tables: list[Table]) -> str:
-    """All blocks below each other by registry names; a published value has columns of its own."""
+    """Return all blocks below each other, by registry names; a published value has columns of its own."""
     lines = [_record(table, line) for table in tables for line in table.lines]
     if not lines:
         return "schedule,protocol,method\n"

@@ -23,7 +23,7 @@ from benchmark.report.style import dataset_rank, ipc_rank, schedule_rank
 
 @dataclass(frozen=True)
 class Row:
-    """A line of `results.csv`: seeds aggregated. Accuracies in percent; None is "not there"."""
+    """A line of `results.csv`: seeds aggregated. Accuracies are in percent; None stands for what is not there."""
 
     method: str
     dataset: str
@@ -55,15 +55,15 @@ class Row:
         return self.accuracy - self.published.accuracy if self.done and self.published else None
 
     def mean(self, name: str) -> float | None:
-        """Mean of a field of `Condensation` over the seeds that have it."""
+        """Return the mean of a field of `Condensation` over the seeds that have it."""
         return mean_of(getattr(o.condensation, name) for o in self.done)
 
     def evaluation_mean(self, name: str) -> float | None:
-        """The same of a field of `EvaluationResult`."""
+        """Return the mean of a field of `EvaluationResult` over the seeds that have it."""
         return mean_of(getattr(o.evaluation, name) for o in self.done)
 
     def peak(self, evaluation: bool = False) -> float | None:
-        """Largest peak memory over the seeds, MiB."""
+        """Return the largest peak memory over the seeds, in MiB."""
         peaks = ((o.evaluation if evaluation else o.condensation).peak_memory_mib for o in self.done)
         return max((peak for peak in peaks if peak is not None), default=None)
 
@@ -74,7 +74,7 @@ class Row:
 
 
 def aggregate(found: list[Observation], titles: Names) -> list[Row]:
-    """Rows in the order of the tables: data set, schedule, protocol, network, IPC, method."""
+    """Return the rows in the order of the tables: data set, schedule, protocol, network, IPC, method."""
     places: dict[tuple, dict[tuple, list[Observation]]] = defaultdict(lambda: defaultdict(list))
     for o in found:
         cell = o.record.cell
@@ -110,14 +110,14 @@ def _row(place: tuple, variant: str, members: list[Observation], published: Publ
 
 
 def interval(values: list[float]) -> float | None:
-    """Half the width of the 95 % t-interval of a mean; None below two values."""
+    """Return half the width of the 95 % t-interval of a mean; None below two values."""
     if len(values) < 2:
         return None
     return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def objective_of(observation: Observation) -> str:
-    """The method whose loop moved the container, where that is not the method itself."""
+    """Return the method whose loop moved the container, if that is not the method itself; else an empty text."""
     return observation.record.cell.objective
 
 
@@ -181,6 +181,6 @@ def row_order(row: Row, titles: Names) -> tuple:
 
 
 def main_rows(rows: list[Row]) -> list[Row]:
-    """The rows of the main accuracy table: the ConvNet's, or all where a block has none of it."""
+    """Return the rows of the main accuracy table: the ConvNet's, or all in a block that has none of it."""
     with_convnet = {(r.schedule, r.protocol) for r in rows if r.network == "convnet"}
     return [r for r in rows if r.network == "convnet" or (r.schedule, r.protocol) not in with_convnet]

@@ -15,7 +15,7 @@ BAR = "#117733"
 
 
 def draw(measured: Speed | None, folder: Path) -> Plot | None:
-    """Write speed.png and speed.svg below `folder` from what the store holds; without it both go."""
+    """Write speed.png and speed.svg below `folder` from what the store holds. If it holds nothing, remove both."""
     if not measured or not measured.units:
         for suffix in (".png", ".svg"):
             (folder / f"{NAME}{suffix}").unlink(missing_ok=True)

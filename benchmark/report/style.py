@@ -34,7 +34,7 @@ DATASETS = {
 
 
 Key = tuple[str, str]
-"""(method, variant): what has a look of its own."""
+"""(method, variant): each has a look of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Look:
 
 
 WHOLE = Look(INK, "", "--")
-"""Of the whole training set."""
+"""The look of the whole training set."""
 
 _LOOKS = {
     "whole": WHOLE,
@@ -76,9 +76,9 @@ _SPARE = [
 
 
 def looks(keys: list[Key]) -> dict[Key, Look]:
-    """A look for every (method, variant).
+    """Return a look for every (method, variant).
 
-    The first variant of a method the suite knows has the method's own look; all others take spare ones.
+    The first variant of a method that the suite knows has the method's own look; all others take spare ones.
     """
     own = {method: (method, variant) for method, variant in sorted(keys, reverse=True) if method in _LOOKS}
     others = sorted(set(keys) - set(own.values()))
@@ -96,12 +96,12 @@ def dataset_rank(dataset: str) -> tuple[int, str]:
 
 
 def ipc_rank(ipc: int) -> float:
-    """Ascending, the whole set (0) last."""
+    """Return a sorting key: ascending, the whole set (0) last."""
     return ipc or float("inf")
 
 
 def schedule_rank(schedule: str) -> tuple[int, float, str]:
-    """`paper` first, then fractions from long to short, then `quick`."""
+    """Return a sorting key: `paper` first, then fractions from long to short, then `quick`."""
     try:
         return 1, -float(schedule), schedule
     except ValueError:
@@ -109,5 +109,5 @@ def schedule_rank(schedule: str) -> tuple[int, float, str]:
 
 
 def slug(name: str, longest: int = 40) -> str:
-    """A part of a file name or anchor for any name, such as a folder path; the end of a long one."""
+    """Return a part of a file name or anchor for any name, such as a folder path; of a long name, its end."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[-longest:].strip("-") or "unnamed"

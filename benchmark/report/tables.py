@@ -1,7 +1,6 @@
-"""What a table of the report is, as plain data, and the words all tables share.
+"""The tables of the report as plain data, and the words that all tables share.
 
-A `Table` knows what stands where and why; `render.py` and the page's template decide how it looks in each
-format.
+A `Table` knows what stands where and why; `render.py` and the page's template decide how it looks in each format.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ class Entry:
     tip: str = ""
     span: int = 1
     id: str = ""
-    """Its column in CSV where that is not the one it stands in."""
+    """The entry's column in CSV, if that is not the column it stands in."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """`id` names the column in CSV, by registry names; group and label are for people."""
+    """A column. `id` names it in CSV, by registry names; group and label are for people."""
 
     group: str
     label: str
@@ -51,10 +50,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: its stubs (leading columns), its entries, the numbered notes its last stub carries.
+    """A row of a table: its stubs (leading columns), its entries, and the numbered notes that its last stub carries.
 
-    `ids` are the stubs by registry names, for CSV; `method` and `variant` always among them. `rule`: a line
-    above.
+    `ids` are the stubs by registry names, for CSV; `method` and `variant` are always among them. `rule`: whether a line
+    is drawn above.
     """
 
     stubs: tuple[str, ...]
@@ -71,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """`block` says which runs it shows; `numbered` notes belong to marks on lines, `notes` to all of it."""
+    """A table. `block` says which runs it shows. `numbered` notes belong to marks on lines, `notes` to all of it."""
 
     kind: str
     block: dict[str, str]
@@ -116,12 +115,12 @@ def schedule_text(schedule: str) -> str:
 
 
 def block_text(schedule: str, protocol: str) -> str:
-    """What every caption says of its runs, so that a quick number is never mistaken for a published one."""
+    """Return what every caption says of its runs, so that a quick number is never mistaken for a published one."""
     return f"protocol {protocol or 'not recorded'}; {schedule_text(schedule)}."
 
 
 def blocks(rows: list[Row], *fields: str) -> list[tuple[tuple[str, ...], list[Row]]]:
-    """Rows by (schedule, protocol, ...), the longest schedule and the unified protocol first."""
+    """Return rows by (schedule, protocol, ...), the longest schedule and the unified protocol first."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(getattr(row, name) for name in fields), []).append(row)
@@ -147,10 +146,10 @@ def count(value: float) -> str:
 
 
 def number_entry(value: float | None, form: Callable[[float], str] = count) -> Entry:
-    """A number as text and, unrounded, for CSV; an empty place where there is none."""
+    """Return a number as text and, unrounded, for CSV; an empty place if there is none."""
     return Entry(plain="", kind="missing") if value is None else Entry(form(value), plain=f"{value:.10g}")
 
 
 def three_digits(value: float) -> str:
-    """A positive number with about three significant digits: `7,844`, `12.5`, `0.42`."""
+    """Return a positive number with about three significant digits: `7,844`, `12.5`, `0.42`."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

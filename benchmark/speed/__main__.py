@@ -1,4 +1,5 @@
-"""The command line of the measurements: units and IPCs to pairs of times, printed, stored and drawn into the report.
+"""The command line of the measurements: it times units at each IPC, prints and stores the times, and draws them into
+the report.
 
 Exit status: 0 done; 1 nothing could be measured; 2 bad arguments.
 """
@@ -6,7 +7,6 @@ Exit status: 0 done; 1 nothing could be measured; 2 bad arguments.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,11 +30,12 @@ from benchmark.system.wording import nearest
 
 BAD_INPUT = 2
 BUSY = 0.5
-"""Share of the cores that other processes may take before times are called contended."""
+"""If other processes take more than this share of the cores, the times are called contended."""
 
 REPETITIONS, QUICK_REPETITIONS = 5, 2
 GPU_EXPERTS = 10
-"""Trained beside each other where one would not keep a GPU busy; fewer where a group of them takes fewer."""
+"""How many experts are trained beside each other where one would not keep a GPU busy; fewer if a group of them takes
+fewer."""
 
 QUICK_UNITS = ("dsa", "dm", "idc", "expert", "mtt", "evaluation-5", "loading")
 QUICK_INNER_STEPS = 4
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(options: Options) -> None:
-    """Raises ValueError for what does not exist."""
+    """Raise ValueError for what does not exist."""
     for name in options.units:
         if name not in units.names():
             raise ValueError(f"unknown unit {name!r}{nearest(name, units.names())}")
@@ -120,14 +121,14 @@ def check(options: Options) -> None:
 
 
 def chosen(options: Options) -> list[tuple[str, int]]:
-    """The units to time, each at every IPC it depends on."""
+    """Return the units to time, each at every IPC that it depends on."""
     wanted = options.units or (QUICK_UNITS if options.quick else units.names())
     sizes = tuple(dict.fromkeys(options.ipc))
     return [(name, ipc) for name in wanted for ipc in (sizes if units.depends_on_ipc(name) else sizes[:1])]
 
 
 def describe(bench: units.Bench, options: Options) -> Speed:
-    """The measurements before the first one: where and how they are made."""
+    """Return the measurements before the first one: where and how they are made."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Speed(
         format=SPEED_FORMAT,
@@ -144,7 +145,7 @@ def describe(bench: units.Bench, options: Options) -> Speed:
 
 
 def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measured: Speed, console: Console) -> Speed:
-    """The measurements with one more unit, or with why it could not be measured."""
+    """Return the measurements with one more unit, or with the reason why it could not be measured."""
     repetitions = options.repetitions or (QUICK_REPETITIONS if options.quick else REPETITIONS)
     try:
         unit = units.build(name, ipc, bench)
@@ -155,18 +156,19 @@ def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measu
         console.print(f"{name}, IPC {ipc}: {error}", markup=False, highlight=False, style="yellow")
         return replace(measured, skipped=(*measured.skipped, SkippedUnit(name, ipc, str(error))))
     ours, theirs = (timing_of(cost, unit.flops, measured.ceilings) for cost in (product, plain))
+    ratio, cpu_ratio = plain.median / product.median, plain.cpu_median / product.cpu_median
     timed = SpeedUnit(
         unit=unit.name,
         ipc=unit.ipc,
         label=unit.label,
         flops=unit.flops,
-        ratio=theirs.milliseconds / ours.milliseconds,
-        cpu_ratio=theirs.cpu_milliseconds / ours.cpu_milliseconds,
+        ratio=ratio,
+        cpu_ratio=cpu_ratio,
         product=ours,
         plain=theirs,
     )
     times = f"{plain.median:,.0f} ms plain, {product.median:,.0f} ms ours"
-    ratios = f"{timed.ratio:.2f}x, {timed.cpu_ratio:.2f}x in CPU time"
+    ratios = f"{ratio:.2f}x, {cpu_ratio:.2f}x in CPU time"
     console.print(f"{unit.label}: {times}, {ratios}", markup=False, highlight=False)
     return replace(measured, units=(*measured.units, timed), finished=now())
 
@@ -176,7 +178,7 @@ def timing_of(cost: measure.Cost, flops: float | None, ceilings: dict[str, float
     return Timing(
         milliseconds=cost.median,
         samples=tuple(cost.milliseconds),
-        cpu_milliseconds=statistics.median(cost.cpu_milliseconds),
+        cpu_milliseconds=cost.cpu_median,
         first_milliseconds=cost.first_milliseconds,
         flops_per_second=rate,
         ceiling_share=rate / ceilings["convolution"] if rate else None,

@@ -1,4 +1,4 @@
-"""The C library's allocator as a program has it that does not set it up. Without effect where it is not glibc."""
+"""The C library's allocator as a program finds it that does not set it up. It has no effect unless that is glibc."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from benchmark.system.runtime import MIB, MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
 
 LARGE = 32 * MIB
-"""What glibc's moving threshold arrives at: tensors from here on come from the system and go back to it."""
+"""Where glibc's moving threshold ends: larger tensors come from the system and go back to it."""
 
 
 @contextlib.contextmanager
 def default_allocator() -> Iterator[None]:
-    """As if `keep_freed_memory` had never been called. What it has kept so far stays as it is for afterwards."""
+    """Run the block as if `keep_freed_memory` had never been called. Memory that was kept before stays for
+    afterwards."""
     libc = glibc()
     if libc is None:
         yield
@@ -33,8 +34,8 @@ def default_allocator() -> Iterator[None]:
 
 
 def take_large_holes(libc: ctypes.CDLL) -> list[int]:
-    """Allocate what is free in the heap in pieces of `LARGE` and more, without touching it: a large tensor would be put
-    there, and not be asked from the system. Returns what is to be freed."""
+    """Allocate what is free in the heap in pieces of `LARGE` and more, without touching it. Otherwise a large tensor
+    would be put there instead of being asked from the system. Return what is to be freed."""
     taken, size = [], 2**34
     while size >= LARGE:
         address = libc.malloc(size)
@@ -49,13 +50,13 @@ def take_large_holes(libc: ctypes.CDLL) -> list[int]:
 
 
 def release_free_memory() -> None:
-    """Give the pages of everything that is free back to the system."""
+    """Give the pages of all free memory back to the system."""
     if libc := glibc():
         libc.malloc_trim(0)
 
 
 def glibc() -> ctypes.CDLL | None:
-    """The C library where it is glibc of a 64-bit system."""
+    """Return the C library if it is glibc of a 64-bit system."""
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_size_t) != 8:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Timing a unit: product and plain reference in turns, in one process; and what the device can do at most."""
+"""Timing a unit: product and plain reference take turns in one process. Also, what the device can do at most."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from benchmark.speed.units import Unit
 from benchmark.system.runtime import MIB, Runtime
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
-"""Beginnings of the names of what hands work to a GPU; a whole CUDA graph is one launch."""
+"""How the names begin of what hands work to a GPU; a whole CUDA graph is one launch."""
 
 
 class Sampled(Run):
-    """A run that keeps nothing and whose loop of one phase ends after the samples asked for.
+    """A run that keeps nothing, and whose loop of one phase ends after the samples asked for.
 
-    The loop believes in its full length, so that nothing decides by it that the run is a short one. Between two samples
-    the given iterable has the turn: that is where the plain reference runs.
+    The loop is told its full length, so that nothing in it is decided by how short the run is. Between two samples it
+    is the turn of the given iterable, in which the plain reference runs.
     """
 
     def __init__(self, phase: str, steps: int, samples: Iterable[AbstractContextManager[Any]]) -> None:
@@ -54,9 +54,9 @@ class Cost:
 
     milliseconds: list[float] = field(default_factory=list)
     cpu_milliseconds: list[float] = field(default_factory=list)
-    """Processor time of all threads: of one thread, what a machine would take that has nothing else to do."""
+    """Processor time of all threads. With one thread, it is what an otherwise idle machine would take."""
     first_milliseconds: float | None = None
-    """From the unit's construction to the end of its first time, with what either compiles."""
+    """From the unit's construction to the end of its first run, including whatever is compiled."""
     peak_mib: float | None = None
     """Memory of one unit, above what was there before it."""
     launches: int | None = None
@@ -66,9 +66,14 @@ class Cost:
     def median(self) -> float:
         return statistics.median(self.milliseconds)
 
+    @property
+    def cpu_median(self) -> float:
+        return statistics.median(self.cpu_milliseconds)
+
 
 def measure(unit: Unit, runtime: Runtime, repetitions: int) -> tuple[Cost, Cost]:
-    """(the product's cost, the plain reference's) of a unit, timed `repetitions` times in turns after a warm-up."""
+    """Return (the product's cost, the plain reference's) of a unit, timed `repetitions` times in turns after a
+    warm-up."""
     product, plain, first = Cost(), Cost(), Cost()
     since_construction = contextlib.ExitStack()
 
@@ -112,12 +117,13 @@ def resources(cost: Cost, runtime: Runtime) -> Iterator[None]:
     What a CUDA graph keeps in a pool of its own is not seen."""
     if runtime.device.type == "cuda":
         synchronise(runtime)
-        before = torch.cuda.memory_allocated(runtime.device) / MIB
+        allocated = torch.cuda.memory_allocated(runtime.device) / MIB
         runtime.reset_peak_memory()
         with torch.profiler.profile() as profile:
             yield
             synchronise(runtime)
-        cost.peak_mib = runtime.peak_memory_mib() - before
+        peak = runtime.peak_memory_mib()
+        cost.peak_mib = None if peak is None else peak - allocated
         cost.launches = sum(event.count for event in profile.key_averages() if event.key.startswith(LAUNCHES))
         return
     release_free_memory()  # else it would be used again, and no peak be seen
@@ -129,12 +135,12 @@ def resources(cost: Cost, runtime: Runtime) -> Iterator[None]:
 
 
 def ceilings(runtime: Runtime) -> dict[str, float]:
-    """FLOP/s of a large matrix product and of a large convolution (128 channels to 128, the better of both layouts) in
-    the type that the precision computes in: what no step can exceed."""
+    """Return the FLOP/s of a large matrix product and of a large convolution (128 channels to 128, the better of both
+    layouts) in the type that the precision computes in. No step can exceed them."""
     dtype = torch.bfloat16 if "bf16" in runtime.precision else torch.float32
     cuda = runtime.device.type == "cuda"
     side, images = (8192, 1024) if cuda else (2048, 64)
-    options = {"device": runtime.device, "dtype": dtype}
+    options: dict[str, Any] = {"device": runtime.device, "dtype": dtype}
     matrix = torch.randn(side, side, **options)
     maps, weight = torch.randn(images, 128, 32, 32, **options), torch.randn(128, 128, 3, 3, **options)
 
@@ -150,7 +156,8 @@ def ceilings(runtime: Runtime) -> dict[str, float]:
 
 @torch.no_grad()
 def rate(operation: Callable[[], Tensor], flops: float, runtime: Runtime) -> float:
-    """FLOP/s of an operation at its best of some repetitions: of a ceiling other processes must not take anything."""
+    """Return the FLOP/s of an operation at the best of some repetitions, because other processes must not lower a
+    ceiling."""
     cost = Cost()
     for _ in range(10):
         with stopwatch(cost, runtime):

@@ -1,8 +1,8 @@
-"""The units of work that are timed: each the product's own path, driven through the method or the trainer itself, with
-the plain reference beside it.
+"""The units of work that are timed. Each is the product's own path, driven through the method or the trainer itself,
+with the plain reference beside it.
 
-A condensation unit is one step of the method's loop at its published settings, less what is a unit of its own: network
-training between two image steps. What a step costs so depends on the data set's shape and the IPC alone.
+A condensation unit is one step of the method's loop at its published settings, without what is a unit of its own:
+network training between two image steps. So the cost of a step depends only on the data set's shape and the IPC.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from benchmark.training.recipes import Recipe, unified
 from benchmark.training.trainer import TrainingSet
 
 PURPOSE = "speed"
-"""What every generator of a measurement is seeded with."""
+"""What seeds every generator of a measurement."""
 
 RANDOM_PER_CLASS = 300
 """Images of noise in each class where the data set is absent: more than any step draws."""
@@ -53,11 +53,11 @@ STUDENT_IMAGES = 256
 EVALUATION_STEPS = 2
 
 GRAPH_BYTES = 4500
-"""What the plain reference of an unroll keeps for each pixel of an image that a network sees in it (at 32x32 4,300 by
-MTT, 4,100 by LinBa)."""
+"""Bytes that the plain reference of an unroll keeps for each pixel of an image that a network sees in it (at 32x32
+4,300 for MTT and 4,100 for LinBa)."""
 
 GRAPH_SHARE = 0.7
-"""Of the free memory, that it may take."""
+"""The share of the free memory that this graph may take."""
 
 
 class Unavailable(CellError):
@@ -74,15 +74,15 @@ class Unit:
     ipc: int | None
     title: str
     phase: str
-    """How the phases of the run are named in which the product does it."""
+    """What the phases of the run are called in which the product does the unit."""
     steps: int
-    """Steps of that phase's loop that make one unit."""
+    """How many steps of that phase's loop make one unit."""
     flops: float | None
     """Floating-point operations of one unit, counted from its images as the plan counts them."""
     product: Callable[[Run], Any]
-    """Does the unit again and again, as long as the run's loop goes on."""
+    """Does the unit again and again, until the run's loop ends."""
     plain: Step
-    """Does it once."""
+    """Does the unit once."""
 
     @property
     def label(self) -> str:
@@ -100,30 +100,30 @@ class Bench:
     data_dir: Path | None = None
     """Where the data set was read; None where its images are noise."""
     inner_steps: int | None = None
-    """Of the unrolled units; None for each one's own."""
+    """Inner steps of the unrolled units; None takes each one's own number."""
     experts: int = 1
-    """Trained beside each other in the unit of that name; as many as one group takes, if that is less."""
+    """How many experts the unit of that name trains beside each other; as many as one group takes, if that is less."""
 
     @property
     def spec(self) -> DatasetSpec:
         return self.dataset.spec
 
     def task(self, name: str, ipc: int) -> Task:
-        """A task on the data set; the same random numbers at every call."""
+        """Return a task on the data set, with the same random numbers at every call."""
         budget = Budget(ipc, self.spec.classes, self.spec.image_shape)
         generator = self.runtime.generator(PURPOSE, name, ipc)
         return Task(self.spec, self.dataset.train, budget, self.runtime, generator, cache=self.cache)
 
 
 def with_few(task: Task, images: int) -> Task:
-    """The same task on that many of its training images, of all classes in whichever order they lie."""
+    """Return the same task on that many of its training images, of all classes in whichever order they lie."""
     if images >= len(task.train):
         return task
     return replace(task, train=task.train.subset(torch.linspace(0, len(task.train) - 1, images).long()))
 
 
 def noise(spec: DatasetSpec, per_class: int = RANDOM_PER_CLASS) -> Dataset:
-    """A data set of that shape without the data."""
+    """Return a data set of that shape whose images are noise."""
     generator = torch.Generator().manual_seed(derive_seed(PURPOSE, spec.name))
     count = per_class * spec.classes
     images = torch.randint(0, 256, (count, *spec.image_shape), dtype=torch.uint8, generator=generator)
@@ -134,7 +134,8 @@ def noise(spec: DatasetSpec, per_class: int = RANDOM_PER_CLASS) -> Dataset:
 
 
 def dataset_or_noise(name: str, data_dir: Path) -> tuple[Dataset, bool]:
-    """(the data set, whether its images are real). Nothing is downloaded. Raises ValueError for an unknown name."""
+    """Return (the data set, whether its images are real). Nothing is downloaded. Raises ValueError for an unknown
+    name."""
     try:
         return data.load(name, data_dir, download=False), True
     except DataError:
@@ -146,7 +147,7 @@ def names() -> list[str]:
 
 
 def build(name: str, ipc: int, bench: Bench) -> Unit:
-    """A unit by name. Raises CellError where it does not fit the data set or the budget."""
+    """Return a unit by name. Raises CellError if it does not fit the data set or the budget."""
     return _UNITS[name](name, ipc, bench)
 
 
@@ -176,7 +177,7 @@ def _method(
         flops = work_flops(_step(cls, hyper, bench.task(name, ipc)), bench.spec)
         return Unit(
             name, ipc, title, "condense", 1, flops,
-            product=lambda run: method.loop.drive(*begin(), run), plain=plain(method, *begin()),
+            product=lambda run: method.loop.drive(*begin(), run), plain=plain(method.loop, *begin()),
         )  # fmt: skip
 
     return build
@@ -274,7 +275,7 @@ def _loading(name: str, ipc: int, bench: Bench) -> Unit:
 
 
 UNROLLED = {"mtt": "syn_steps", "haba": "syn_steps", "linba": "inner_steps"}
-"""The field that counts the training steps which one step of such a method's loop differentiates through."""
+"""The setting of such a method that counts the training steps which one step of its loop differentiates through."""
 
 _STUDENT = {"zca": False, "experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "syn_steps": 10}
 

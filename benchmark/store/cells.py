@@ -12,9 +12,9 @@ import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from benchmark.containers.budget import Budget
+from benchmark.containers.budget import Budget, BudgetMode
 from benchmark.data import DatasetSpec
 from benchmark.store.records import MethodCard
 from benchmark.system.files import canonical_json
@@ -68,7 +68,7 @@ class Cell:
 
     def budget_on(self, spec: DatasetSpec) -> Budget:
         """The floats that the cell may store of its data set."""
-        return Budget(self.ipc, spec.classes, spec.image_shape, self.budget)
+        return Budget(self.ipc, spec.classes, spec.image_shape, cast(BudgetMode, self.budget))
 
     @property
     def label(self) -> str:
@@ -95,7 +95,8 @@ class Evaluation:
         return f"{self.protocol}-{self.network}"
 
     def batch(self, images: int) -> int:
-        """Images in a step of training on a set of that size; 0 stands for one that is larger than any batch."""
+        """Return how many images are in a training step on a set of that size; 0 stands for a set larger than any
+        batch."""
         return min(self.recipe.batch, images) if images else self.recipe.batch
 
 

@@ -1,8 +1,8 @@
 """condensed.safetensors: a condensed set as one file, with everything needed to decode it and train on it.
 
-Tensors of the container (`container.*`), labels, and a JSON card in the header: container kind and configuration,
-the space its images live in, mean and std, the learned step size, and the cell it came from; for whitened images
-also the matrices (`zca.*`) and their digest. Reading executes nothing.
+It holds tensors of the container (`container.*`), labels, and a JSON card in the header: the container's kind and
+configuration, the space its images live in, mean and std, the learned step size, and the cell it came from. For
+whitened images it also holds the matrices (`zca.*`) and their digest. Reading executes nothing.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ZCA_PREFIX, ZCA_TENSORS = "zca.", ("mean", "transform", "inverse")
 
 
 class ArtifactError(ValueError):
-    """A file that is not a condensed set this version can read; the message names it and says why."""
+    """A file that is not a condensed set which this version can read; the message names the file and says why."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A condensed set as it was read: what decodes, and what the file says of it (JSON)."""
+    """A condensed set as it was read: the container that decodes, and what the file says of itself (JSON)."""
 
     container: Container
     card: dict[str, Any]
@@ -115,7 +115,8 @@ def read_artifact(path: Path, device: torch.device | str = "cpu") -> Artifact:
         if container.learned_lr is not None and not math.isfinite(container.learned_lr):
             raise ArtifactError(f"{path}: a learned step size of {container.learned_lr}")
         if card.get("zca"):
-            container.whitening = ZCA(*(tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)).to(device)
+            mean, transform, inverse = (tensors[ZCA_PREFIX + name] for name in ZCA_TENSORS)
+            container.whitening = ZCA(mean, transform, inverse).to(device)
             if container.whitening.digest != card["zca"]:
                 raise ArtifactError(f"{path}: its whitening matrices do not match their digest")
         artifact = Artifact(container.to(device), card)
@@ -128,9 +129,9 @@ def read_artifact(path: Path, device: torch.device | str = "cpu") -> Artifact:
 
 
 def fit(artifact: Artifact, dataset: Dataset, path: Path) -> None:
-    """Hold a condensed set against a data set, and give it the images where it refers to them.
+    """Check a condensed set against a data set, and give it the images if it only refers to them.
 
-    path: for messages. Raises ArtifactError where it is one of other classes, another shape or other images.
+    path: the file, for messages. Raises ArtifactError if the set has other classes, another shape or other images.
     """
     card, spec = artifact.card, dataset.spec
     with _readable(path):
@@ -145,10 +146,11 @@ def fit(artifact: Artifact, dataset: Dataset, path: Path) -> None:
 
 @torch.no_grad()
 def decode(artifact: Artifact, normalisation: Normalisation, path: Path) -> tuple[Tensor, Tensor]:
-    """The images of a set, decoded once: as they are stored (in the container's space), and as networks see them.
+    """Return the images of a set, decoded once: as they are stored (in the container's space), and as networks see
+    them.
 
-    Both float32 [N, C, H, W], one tensor where they are the same. path: for messages. Raises ArtifactError where they
-    are not finite images of the shape that the card names.
+    Both are float32 [N, C, H, W], and one tensor if they are the same. path: the file, for messages. Raises
+    ArtifactError if they are not finite images of the shape that the card names.
     """
     container, shape = artifact.container, list(artifact.card["image_shape"])
     with _readable(path):

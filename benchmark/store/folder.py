@@ -31,13 +31,13 @@ FAILURE = "failure.json"
 CONFIG = "config.json"
 RESULT = "result.json"
 SPEED_FORMAT = 1
-"""Of speed.json; raised when its fields change."""
+"""Format number of speed.json; raised when its fields change."""
 
 T = TypeVar("T")
 
 
 def _read_object(path: Path, consequence: str = "it is ignored") -> dict[str, Any] | None:
-    """The object in a JSON file; None where the file is absent or damaged (said by a warning)."""
+    """Return the object in a JSON file; None if the file is absent or, after a warning, damaged."""
     try:
         return read_json(path)
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def _read_object(path: Path, consequence: str = "it is ignored") -> dict[str, An
 
 
 def _read(path: Path, kind: type[T], what: str, consequence: str = "it is ignored") -> T | None:
-    """The record in a JSON file; None where the file is absent, or damaged or not `what` (said by a warning)."""
+    """Return the record in a JSON file; None if the file is absent or, after a warning, damaged or not `what`."""
     value = _read_object(path, consequence)
     try:
         return None if value is None else from_json(value, kind)
@@ -58,7 +58,7 @@ def _read(path: Path, kind: type[T], what: str, consequence: str = "it is ignore
 
 
 def _read_result(directory: Path, key: str, consequence: str = "it is ignored") -> Result | None:
-    """The result in a cell's folder; one of another format or of another cell counts as none too."""
+    """Return the result in a cell's folder; a result of another format or of another cell counts as none too."""
     path = directory / RESULT
     result = _read(path, Result, "a result of this cell", consequence)
     if result and (result.format, result.key) != (RESULT_FORMAT, key):
@@ -71,9 +71,9 @@ def _read_result(directory: Path, key: str, consequence: str = "it is ignored") 
 class Record:
     """What the store holds of one cell.
 
-    `cell` is what was condensed and `config` its identity, with what another version may have put there besides (see
-    `Cell.config`); `requested` the evaluations asked of it last; `result` is None unless the cell is done; `failure` is
-    None unless the last attempt failed.
+    `cell` is what was condensed, and `config` its identity, with fields that another version may have added (see
+    `Cell.config`). `requested` are the evaluations that were last asked of it. `result` is None unless the cell is
+    done, and `failure` is None unless the last attempt failed.
     """
 
     directory: Path
@@ -101,20 +101,21 @@ class Store:
         return self.runs / cell.directory
 
     def claim(self, cell: Cell, evaluation: Evaluation | None = None) -> Path:
-        """The file that the process which does a cell holds locked, or one of its evaluations."""
+        """Return the lock file that a process holds while it works on a cell, or on one of its evaluations."""
         part = f".{evaluation.name}" if evaluation else ""
         return self.root / "locks" / f"{cell.directory}{part}.lock"
 
     def claims(self, job: Job) -> list[Path]:
-        """All files that processes which do a part of a job hold locked."""
+        """Return all lock files that processes hold while they work on a part of a job."""
         return [self.claim(job.cell), *(self.claim(job.cell, evaluation) for evaluation in job.evaluations)]
 
     def evaluating(self, cell: Cell, evaluation: Evaluation) -> Path:
-        """The folder that an evaluation of a cell has for itself while it is under way."""
+        """Return the folder that an evaluation of a cell has for itself while it is running."""
         return self.directory(cell) / CHECKPOINT / evaluation.name
 
     def announce(self, job: Job) -> Path:
-        """Record that a job was asked for, so that a report shows it as missing until it is done."""
+        """Record that a job was asked for, so that a report shows it as missing until it is done; return the cell's
+        folder."""
         directory = self.directory(job.cell)
         directory.mkdir(parents=True, exist_ok=True)
         requested = [as_json(Request(e.protocol, e.network, e.nets)) for e in job.evaluations]
@@ -123,11 +124,13 @@ class Store:
         return directory
 
     def result(self, cell: Cell) -> Result | None:
-        """The stored result of a cell, or None; a damaged or foreign one is named by a warning and counts as none."""
+        """Return the stored result of a cell, or None. A damaged or foreign result is named by a warning and counts as
+        none."""
         return _read_result(self.directory(cell), cell.key, "it is ignored and the cell redone")
 
     def missing_evaluations(self, job: Job) -> tuple[Evaluation, ...]:
-        """The evaluations of a job that its stored result does not hold yet (all of them where there is none)."""
+        """Return the evaluations of a job that its stored result does not hold yet (all of them if there is no
+        result)."""
         result = self.result(job.cell)
         done = result.evaluations if result else ()
         return tuple(e for e in job.evaluations if not any(holds(entry, e) for entry in done))
@@ -136,7 +139,8 @@ class Store:
         return self.result(job.cell) is not None and not self.missing_evaluations(job)
 
     def finish(self, cell: Cell, result: Result) -> None:
-        """Make a cell done: result.json appears; older failures, the checkpoints and what a killed process left go."""
+        """Make a cell done: write result.json, and remove older failures, the checkpoints and what a killed process
+        left."""
         directory = self.directory(cell)
         (directory / FAILURE).unlink(missing_ok=True)  # first: a kill in between must not leave both
         write_json(directory / RESULT, sealed(as_json(result)))
@@ -146,19 +150,20 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
     def fail(self, cell: Cell, failure: Failure) -> None:
+        """Record why the last attempt at a cell failed."""
         directory = self.directory(cell)
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / FAILURE, as_json(failure))
 
     def keep_speed(self, measured: Speed) -> Path:
-        """Store what `benchmark.speed` measured, in the place of earlier measurements; returns the file."""
+        """Store what `benchmark.speed` measured, in place of earlier measurements; return the file."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "speed.json"
         write_json(path, as_json(measured))
         return path
 
     def speed(self) -> Speed | None:
-        """What `benchmark.speed` measured last, or None; a damaged or foreign file is named by a warning."""
+        """Return what `benchmark.speed` measured last, or None. A damaged or foreign file is named by a warning."""
         path = self.root / "speed.json"
         measured = _read(path, Speed, "one of measurements of this version")
         if measured and measured.format != SPEED_FORMAT:
@@ -167,8 +172,8 @@ class Store:
         return measured
 
     def export(self, cell: Cell) -> dict[str, bytes]:
-        """What a cell's folder holds, to go on with elsewhere: contents by path inside it. Not config.json, which
-        `announce` writes, and nothing half-written."""
+        """Return the contents of a cell's folder by path inside it, so that another machine can continue with it. It
+        leaves out config.json, which `announce` writes, and anything half-written."""
         directory, files = self.directory(cell), {}
         for path in directory.rglob("*"):
             if path.is_file() and path.name != CONFIG and not path.name.startswith("."):
@@ -177,8 +182,8 @@ class Store:
         return files
 
     def adopt(self, cell: Cell, files: dict[str, bytes]) -> None:
-        """Write what `export` gave elsewhere, each file atomically and a result last: then all it speaks of is there.
-        Raises ValueError for a path that leads out of the cell's folder."""
+        """Write what `export` returned elsewhere: each file atomically, and a result last, so that all it speaks of is
+        there. Raises ValueError for a path that leads out of the cell's folder."""
         directory = self.directory(cell)
         for name in sorted(files, key=lambda name: name == RESULT):
             path = directory / name
@@ -188,8 +193,8 @@ class Store:
             write_atomically(path, files[name])
 
     def records(self) -> list[Record]:
-        """Every cell in the folder, ordered by directory name; folders that hold no cell are skipped, with a warning
-        where one says that it does."""
+        """Return every cell in the folder, ordered by directory name. Folders that hold no cell are skipped, with a
+        warning if one claims to hold one."""
         directories = sorted(path for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
         return [record for record in map(_record, directories) if record]
 
@@ -199,7 +204,8 @@ def _record(directory: Path) -> Record | None:
     stored = _read_object(path) or {}
     key = stored.get("key")
     result = _read_result(directory, key if isinstance(key, str) else directory.name.rpartition("-")[2])
-    for config in (stored.get("cell"), result and result.cell):  # a result outlives a damaged config.json
+    configs: tuple[Any, Any] = stored.get("cell"), result.cell if result else None
+    for config in configs:  # a result outlives a damaged config.json
         with contextlib.suppress(ValueError):
             cell = from_json(config, Cell)
             failure = _read(directory / FAILURE, Failure, "a failure of this version")
@@ -221,12 +227,12 @@ def _requests(path: Path, stored: dict[str, Any]) -> tuple[Request, ...]:
 
 
 def same_training(entry: EvaluationResult, wanted: Evaluation) -> bool:
-    """Whether a stored evaluation trained the same networks the same way; the protocol is only its name."""
+    """Return whether a stored evaluation trained the same networks the same way; the protocol is only its name."""
     recipe = dataclasses.asdict(wanted.recipe)
     return (entry.network, entry.recipe, entry.factor) == (wanted.network, recipe, wanted.factor)
 
 
 def holds(entry: EvaluationResult, wanted: Evaluation) -> bool:
-    """Whether a stored evaluation is the wanted one, with at least as many networks."""
+    """Return whether a stored evaluation is the wanted one, with at least as many networks."""
     enough = len(entry.accuracies) >= wanted.nets
     return entry.protocol == wanted.protocol and enough and same_training(entry, wanted)

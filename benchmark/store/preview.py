@@ -17,15 +17,15 @@ ROWS, COLUMNS, SIDE = 20, 10, 48
 
 
 def viewable(images_NCHW: Tensor, container: Container, split: Split) -> Tensor:
-    """Pixels in [0,1]: raw ones clamped, normalised and whitened ones brought back first."""
+    """Return pixels in [0,1]: raw ones are clamped, normalised and whitened ones are brought back to pixels first."""
     return split.to_raw(images_NCHW, container.space, container.whitening).clamp(0, 1)
 
 
 @torch.no_grad()
 def write_preview(path: Path, container: Container, split: Split) -> None:
-    """Up to 20 classes and the first 10 images of each; small images are enlarged without smoothing.
+    """Write up to 20 classes and the first 10 images of each; small images are enlarged without smoothing.
 
-    A class is a row, or several classes share one where they have few images.
+    A class is a row, or several classes share one if they have few images.
     """
     from torchvision.utils import make_grid, save_image  # seconds to import, which --list and --plan do without
 

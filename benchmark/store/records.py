@@ -1,11 +1,11 @@
-"""What the files of a results folder say, as types: each field with its name on disk, checked once, when it is read.
+"""The files of a results folder as types: each field has its name on disk and is checked once, when the file is read.
 
-The JSON of a record is its fields. What a file has beyond them, from a newer version, is left out; what an older
-version did not write has a default. A field of another type, or one without a default that is absent, makes a file one
-that is no such record (`from_json`).
+The JSON of a record is its fields. A field that a newer version has added is left out; one that an older version did
+not write has a default. A file in which a field has another type, or in which a field without a default is absent, is
+no such record (`from_json`).
 
-Two parts stay JSON objects because they are identities, which are only ever compared whole: the configuration of a cell
-and the recipe of an evaluation. So a field that this version does not know still makes another cell of it.
+Two parts stay JSON objects because they are identities, which are only ever compared as a whole: the configuration of a
+cell and the recipe of an evaluation. So a field there that this version does not know still makes another cell of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 
 def from_json(value: Any, kind: type[T]) -> T:
-    """A record of the given kind from the JSON of a file. Raises ValueError, which says what is wrong and where."""
+    """Return a record of the given kind from the JSON of a file. Raises ValueError, which says what is wrong and
+    where."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -32,12 +33,12 @@ def from_json(value: Any, kind: type[T]) -> T:
 
 
 def as_json(record: Any) -> Any:
-    """The JSON of a record. Raises TypeError for what is none, in a note say."""
+    """Return the JSON of a record. Raises TypeError for a value that JSON does not have, for example in a note."""
     return msgspec.to_builtins(record, enc_hook=_plain)
 
 
 def _plain(value: Any) -> Any:
-    """A text or number of a derived type, such as numpy's floats and torch's version, as JSON has it."""
+    """Return a text or number of a derived type, such as numpy's floats and torch's version, as JSON has it."""
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
@@ -51,9 +52,10 @@ def _plain(value: Any) -> Any:
 class Pruning:
     """How images of a condensed set were dropped: to `gipc` of each class from the `gipc_over` it was condensed with.
 
-    `beta` is the share of the dropped ones that were hardest, None where none was chosen; `beta_scores` the accuracies
-    of every network by the share they were trained at, empty where the user gave it; `beta_scored_on` how many training
-    images were held out for that. Trainings are whole trainings of a network on the condensed set.
+    `beta` is the share of the dropped images that were the hardest, None if none was chosen. `beta_scores` holds the
+    accuracies of every network by the share they were trained at; it is empty if the user gave the share.
+    `beta_scored_on` says how many training images were held out for that. Trainings are whole trainings of a network on
+    the condensed set.
     """
 
     gipc: Count | None = None
@@ -69,7 +71,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of a run: its steps, and its seconds with those of attempts that were resumed."""
+    """A phase of a run: its steps, and its seconds, those of resumed attempts included."""
 
     steps: Count
     seconds: float
@@ -77,8 +79,8 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Condensation:
-    """What condensing gave and took. `steps`: those that moved the container. `train_images`: how many were condensed.
-    `notes`: further facts, by name, for people."""
+    """The outcome and the cost of a condensation. `steps`: those that moved the container. `train_images`: how many
+    were condensed. `notes`: further facts, by name, for people."""
 
     container: str = ""
     space: str = ""
@@ -89,7 +91,7 @@ class Condensation:
     floats: Count | None = None
     budget_floats: Count | None = None
     budget_multiple: float | None = None
-    """0 where there is no budget (the whole training set)."""
+    """0 if there is no budget (the whole training set)."""
     bytes: Count | None = None
     images: Count | None = None
     images_per_class: float | None = None
@@ -126,7 +128,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine and the versions: what it is called, and of torch, Python and this package."""
+    """The name of the machine, and the versions of torch, Python and this package."""
 
     device: str = ""
     torch: str = ""
@@ -136,7 +138,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class MethodCard:
-    """A method as the report names it: `container`, its row of the container table or empty."""
+    """A method as the report names it. `container`: its row of the container table; empty for none."""
 
     title: str = ""
     paper: str = ""
@@ -147,7 +149,7 @@ class MethodCard:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """A data set as the report names it: `published`, its name in the published tables, empty where it has none."""
+    """A data set as the report names it. `published`: its name in the published tables; empty if it has none."""
 
     title: str = ""
     published: str | None = None
@@ -159,7 +161,7 @@ class DatasetCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A cell that is done. `cell`: its configuration, of which `key` is the hash; `finished`: when, in ISO 8601."""
+    """A cell that is done. `cell`: its configuration, whose hash is `key`. `finished`: when, in ISO 8601."""
 
     format: int
     key: str
@@ -174,7 +176,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a condensed set comes from: what its file keeps for the result that will quote it."""
+    """Where a condensed set comes from. Its file keeps this for the result that will quote it."""
 
     key: str
     cell: dict[str, Any]
@@ -196,7 +198,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why the last attempt at a cell failed: the word that tables print, a sentence with the mend, and when."""
+    """Why the last attempt at a cell failed: the word that tables print, a sentence that says how to mend it, and
+    when."""
 
     cell: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -224,7 +227,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedUnit:
-    """A unit of work, timed as the product does it and as the plain reference does. `ipc`: None where it does not
+    """A unit of work, timed as the product does it and as the plain reference does. `ipc`: None if the unit does not
     depend on it."""
 
     unit: str = ""
@@ -248,8 +251,8 @@ class SkippedUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What `benchmark.speed` measured: on which machine and images, beside how many other processes (`load`), what the
-    machine can do at most (`ceilings`, FLOP per second), and the units."""
+    """What `benchmark.speed` measured. It names the machine and the images, how busy the machine was with other
+    processes (`load`), what it can do at most (`ceilings`, FLOP per second), and the units."""
 
     format: int
     environment: Environment

@@ -1,1 +1,1 @@
-"""What the program stands on: the machine, files, folders, locks, checkpoints and errors. It knows no data set."""
+"""The foundation of the program: the machine, files, folders, locks, checkpoints and errors. It knows no data set."""

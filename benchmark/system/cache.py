@@ -1,9 +1,8 @@
-"""Tensors that took long to make, kept in files for whoever wants the same: decoded images, whitening matrices, feature
-networks, expert trajectories.
+"""A cache of tensors that take long to make: decoded images, whitening matrices, feature networks, expert trajectories.
 
-What a file holds is decided by its purpose, JSON of everything that its contents depend on. The purpose stands in the
-file together with the number of this format, so that a file of other images or of an older version is made again and
-never misread; a damaged one is named by a warning and made again as well.
+What a file holds is decided by its purpose: JSON of everything that its contents depend on. The purpose stands in the
+file together with the number of this format. So a file of other images or of an older version is made again and never
+misread. A damaged file is named by a warning and made again as well.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from benchmark.system import locks
 from benchmark.system.files import DamagedFile, canonical_json, read_tensors, write_tensors
 
 FORMAT = 2
-"""Part of every purpose; raised when files of an earlier version must not be read any more."""
+"""Part of every purpose; raised when files of an earlier version must no longer be read."""
 
 KEY = "key"
-"""The text of a file that holds its purpose."""
+"""The name of the text in a file that holds its purpose."""
 
 Tensors = dict[str, Tensor]
 
@@ -36,12 +35,12 @@ def get_or_make(
     make: Callable[[], Tensors],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensors:
-    """The tensors kept as `name` (which may lead into sub-folders) in the first of the folders `places` that has them
-    for this purpose, on the CPU; otherwise what `make` returns, which the first folder that takes it then keeps.
+    """Return the tensors kept as `name` (which may lead into sub-folders) for this purpose, on the CPU.
 
-    Of processes that want the same one makes it and the others wait, with a lock in the last of the folders. Raises
-    Stopped where `should_stop` says so meanwhile. That no folder takes it is a warning, and without folders nothing is
-    kept.
+    They come from the first of the folders `places` that has them. Otherwise `make` makes them, and the first folder
+    that takes them keeps them. Of several processes that want the same tensors, one makes them and the others wait, by
+    a lock in the last of the folders. Raises Stopped if `should_stop` says so meanwhile. If no folder takes the
+    tensors, a warning says so; without folders nothing is kept.
     """
     paths = [place / f"{name}.safetensors" for place in places]
     with locks.turn(places[-1] if places else None, name.replace("/", "-"), should_stop):
@@ -62,8 +61,8 @@ def get_or_make(
 
 
 def load(path: Path, purpose: Any) -> Tensors | None:
-    """The tensors that `keep` wrote for this purpose, on the CPU; None where there is no file, and after a warning
-    where it is damaged or was made for something else."""
+    """Return the tensors that `keep` wrote for this purpose, on the CPU; None if there is no file or, after a warning,
+    if it is damaged or was made for something else."""
     try:
         tensors, texts = read_tensors(path)
         if KEY not in texts:
@@ -80,15 +79,15 @@ def load(path: Path, purpose: Any) -> Tensors | None:
 
 
 def keep(path: Path, purpose: Any, tensors: Tensors) -> None:
-    """Write tensors so that `load` finds them for this purpose. The file appears whole or not at all; raises OSError
-    where it cannot."""
+    """Write tensors so that `load` finds them for this purpose. The file appears whole or not at all. Raises OSError if
+    it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     write_tensors(path, own, {KEY: _key(purpose)})
 
 
 def name_for(readable: str, purpose: Any) -> str:
-    """A name of a file or folder: a part for people who look into the folder, and a hash of the purpose, which
+    """Return the name of a file or folder: a part for people who look into the folder, and a hash of the purpose, which
     decides."""
     return (
         f"{re.sub(r'[^A-Za-z0-9_-]+', '-', readable)[-40:]}-{hashlib.sha256(_key(purpose).encode()).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""State to a file and back, without pickle: tensors as safetensors, everything else as JSON in its header.
+"""Writing state to a file and reading it back, without pickle: tensors as safetensors, all else as JSON in its header.
 
 A state is a dict of objects with `state_dict` / `load_state_dict` (modules, optimisers), generators, or tensors that
 are filled in place.
@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 
 class CheckpointError(ValueError):
-    """A file that does not hold the state it is asked for; the message names it."""
+    """A file that does not hold the state it is asked for; the message names the file."""
 
 
 def _capture(value: Any) -> Any:
@@ -74,7 +74,7 @@ def save_state(path: Path, state: State, header: dict[str, Any]) -> None:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """The header of a saved state; None where the file is absent, or damaged (which a warning says)."""
+    """Return the header of a saved state; None if the file is absent or, after a warning, damaged."""
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["header"])
@@ -90,7 +90,8 @@ def read_header(path: Path) -> dict[str, Any] | None:
 
 
 def load_state(path: Path, state: State) -> None:
-    """Fill the objects of `state` from a file that `read_header` accepted: all of them, or none and CheckpointError."""
+    """Fill the objects of `state` from a file that `read_header` accepted. Raises CheckpointError if one cannot be
+    filled; then none is."""
     before: dict[str, Tensor] = {}
     own = _flatten({name: _capture(value) for name, value in state.items()}, before)
     try:

@@ -1,4 +1,4 @@
-"""What ends a cell before it is done, and what an error says in a sentence of ours."""
+"""The errors that end a cell before it is done, and the words in which an error is quoted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class CellError(Exception):
     """A cell that cannot be done as asked; `word` is the short reason that tables print.
 
-    Raised for what the user can mend (a budget too small, too few images), never for a defect.
+    It is raised for what the user can mend (a budget too small, too few images), never for a defect.
     """
 
     word = "failed"
@@ -29,5 +29,5 @@ class Stopped(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; the error's kind where it says nothing."""
+    """Return the first line of an error's message, or the kind of the error if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

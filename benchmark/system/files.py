@@ -1,8 +1,8 @@
-"""Files as everything here writes and reads them: whole or not at all, and with a checksum that tells a flipped bit.
+"""Reading and writing files: a file appears whole or not at all, and a checksum tells when a bit was flipped.
 
-One atomic writer (`replacing`, and `write_atomically`, `write_json`, `write_tensors` by it), and one checksum for each
-kind of contents: a CRC-32 over canonical JSON, which stands in the object, and one over the tensors and texts of a
-safetensors file, which stands among its texts.
+There is one atomic writer: `replacing`, by which `write_atomically`, `write_json` and `write_tensors` work. There is
+one checksum for each kind of contents: a CRC-32 over canonical JSON, which stands in the object, and one over the
+tensors and texts of a safetensors file, which stands among its texts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CHECKSUM = "checksum"
-"""Where a checksum stands: a field of a JSON object, a text of a safetensors file."""
+"""Where a checksum stands: in a field of a JSON object, or in a text of a safetensors file."""
 
 FULL = "No space left on device"
 """What safetensors says of a full disk in an error of its own."""
 
 
 class DamagedFile(ValueError):
-    """A file whose contents are not what was written; the message says in what."""
+    """A file whose contents are not what was written; the message says what is wrong."""
 
 
 # Writing
@@ -38,8 +38,8 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, to be written; when the block ends it takes the place of `path`, so that a reader
-    sees the old content or the new, never half of it. Where the block raises, it goes."""
+    """Give an empty file beside `path` to write to. When the block ends, it takes the place of `path`, so that a reader
+    sees the old content or the new, never half of it. If the block raises, the file is removed."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     unfinished = Path(name)
@@ -55,19 +55,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file by `replacing`; half a surrogate in a text becomes a question mark."""
+    """Write a file by `replacing`. Half a surrogate in a text becomes a question mark."""
     with replacing(path) as unfinished:
         unfinished.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON by `replacing`. Raises ValueError for NaN and infinities, which JSON has not."""
+    """Write indented JSON by `replacing`. Raises ValueError for NaN and infinities, which JSON does not have."""
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    """Write a safetensors file by `replacing`, sealed by its checksum and with no second copy of tensors that are on
-    the CPU. They are contiguous and share no memory. Raises OSError where the disk does not take it."""
+    """Write a safetensors file by `replacing`, sealed by its checksum, without a second copy of tensors that are on the
+    CPU. The tensors are contiguous and share no memory. Raises OSError if the disk does not take the file."""
     with replacing(path) as unfinished:
         try:
             save_file(dict(tensors), unfinished, sealed_texts(tensors, texts))
@@ -80,19 +80,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same value, on every machine."""
+    """Return JSON with sorted keys and no spaces: the same text for the same value, on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object, as it is read again, with the checksum that tells a measured digit from a flipped one then."""
+    """Return a JSON object with its checksum, by which a reader can tell whether a digit was flipped."""
     as_read = json.loads(json.dumps(value, allow_nan=False))
     return as_read | {CHECKSUM: json_checksum(as_read)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, without its checksum if it has one. Raises OSError, and DamagedFile for what is no
-    object, holds what JSON has not (NaN), or does not match its checksum."""
+    """Return the object in a JSON file, without its checksum if it has one. Raises OSError, and DamagedFile for a file
+    that holds no object, holds what JSON does not have (NaN), or does not match its checksum."""
     try:
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
@@ -115,15 +115,15 @@ def json_checksum(value: Any) -> str:
 
 
 def sealed_texts(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dict[str, str]:
-    """The metadata to save `tensors` with: `texts` and the checksum of both."""
+    """Return the metadata to save `tensors` with: `texts` and the checksum of both."""
     return {**texts, CHECKSUM: tensor_checksum(tensors, texts)}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, on the CPU, and its texts.
+    """Return the tensors of a file, on the CPU, and its texts.
 
-    Raises DamagedFile where they do not match their checksum (a file without one is from before there were any) and
-    for what is no such file, and OSError.
+    Raises OSError, and DamagedFile if they do not match their checksum, or if the file is of another kind. A file
+    without a checksum is older than checksums and is accepted.
     """
     try:
         with safe_open(path, "pt") as file:

@@ -1,7 +1,8 @@
-"""Who works on what, among processes that share a folder: locks of the file system, which end with their process.
+"""Locks that tell, among processes that share a folder, who works on what. They belong to the file system and end with
+their process.
 
-So several `bench.py` on one results folder share its cells, and cells that want the same experts or the same feature
-network train it once.
+By them, several `bench.py` on one results folder share its cells, and cells that want the same experts or the same
+feature network train it once.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from filelock import FileLock, Timeout
 from benchmark.system.errors import Stopped
 
 LOOK_SECONDS = 0.5
-"""Between two attempts to get a lock."""
+"""Seconds between two attempts to get a lock."""
 
 
 class Claimed(Exception):
-    """Another process is at it."""
+    """Another process is working on it."""
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; raises Claimed where another process does."""
+    """Hold the lock file `path`; raises Claimed if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -39,7 +40,7 @@ def claim(path: Path) -> Iterator[None]:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file `path` right now."""
+    """Return whether no process holds the lock file `path` right now."""
     if not path.exists():
         return True
     try:
@@ -51,9 +52,10 @@ def is_free(path: Path) -> bool:
 
 @contextmanager
 def turn(cache: Path | None, name: str, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Wait for the turn to make `name` in a cache folder. Raises Stopped where `should_stop` says so while it waits.
+    """Wait for the turn to make `name` in a cache folder, and hold it. Raises Stopped if `should_stop` says so while it
+    waits.
 
-    Where there is no cache, or one that takes no files, nothing is shared and there is nobody to wait for.
+    If there is no cache, or one that takes no files, nothing is shared and there is nobody to wait for.
     """
     if not cache:
         yield
@@ -73,7 +75,7 @@ def turn(cache: Path | None, name: str, should_stop: Callable[[], bool]) -> Iter
 
 
 def acquired(lock: FileLock) -> bool:
-    """Whether the lock was got within `LOOK_SECONDS`."""
+    """Return whether the lock was got within `LOOK_SECONDS`."""
     try:
         lock.acquire(timeout=LOOK_SECONDS)
     except Timeout:

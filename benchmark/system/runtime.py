@@ -26,7 +26,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from what it is for, for example `derive_seed(cell.key, "evaluate", 3)`. No clock, no counter."""
+    """Return a 63-bit seed made of its purpose, for example `derive_seed(cell.key, "evaluate", 3)`. No clock or counter
+    enters."""
     text = "\x1f".join(str(part) for part in parts)
     content = text.encode(errors="surrogatepass")  # names of files need not be text
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
@@ -47,7 +48,7 @@ def keep_freed_memory() -> None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -55,10 +56,10 @@ def cores() -> int:
 class Runtime:
     """Where and how to compute.
 
-    precision: `float32` is the fast path (TF32 convolutions allowed on CUDA); `bf16` the same with first-order work
-    (evaluation, experts, margins, the real side of what is matched) in bfloat16, on a CPU where it is compiled, and
-    whatever is differentiated twice or unrolled in float32; `reference` is the plain eager oracle, one class and one
-    network at a time, TF32 off, that the others are held against.
+    precision: `float32` is the fast path (TF32 convolutions are allowed on CUDA). `bf16` is the same, but with
+    first-order work (evaluation, experts, margins, the real side of what is matched) in bfloat16, on a CPU only where
+    it is compiled; whatever is differentiated twice or unrolled stays in float32. `reference` is the plain eager
+    oracle, by which the others are judged: one class and one network at a time, TF32 off.
     """
 
     device: torch.device
@@ -71,7 +72,7 @@ class Runtime:
         return self.device.type == "cuda" and self.precision != "reference"
 
     def generator(self, *purpose: object) -> torch.Generator:
-        """A generator on the device, seeded by what it is for."""
+        """Return a generator on the device, seeded by its purpose."""
         return torch.Generator(self.device).manual_seed(derive_seed(*purpose))
 
     def reset_peak_memory(self) -> None:
@@ -82,21 +83,21 @@ class Runtime:
                 Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts again from what is resident now
 
     def peak_memory_mib(self) -> float | None:
-        """Peak memory since the last reset, in MiB: allocated on the device on CUDA, resident in the process on a CPU
-        under Linux, None where the system does not tell."""
+        """Return the peak memory since the last reset, in MiB: allocated on the device on CUDA, resident in the process
+        on a CPU under Linux, None if the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / MIB
         return _read_mib("/proc/self/status", "VmHWM")
 
     def free_memory_mib(self) -> float | None:
-        """Memory that can be taken without pushing anything out, in MiB: of the device on CUDA, of the machine on a CPU
-        under Linux, None where the system does not tell."""
+        """Return the memory that can be taken without pushing anything out, in MiB: of the device on CUDA, of the
+        machine on a CPU under Linux, None if the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0] / MIB
         return _read_mib("/proc/meminfo", "MemAvailable")
 
     def gpu_bytes(self) -> int | None:
-        """Memory of the GPU, free or not; None on a CPU."""
+        """Return the memory of the GPU, free or not; None on a CPU."""
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else None
 
     def describe(self) -> str:
@@ -115,7 +116,8 @@ def _read_mib(path: str, entry: str) -> float | None:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device is a CPU with instructions for bfloat16 products, where its gain was measured."""
+    """Return whether the device is a CPU with instructions for bfloat16 products, where the gain of bfloat16 was
+    measured."""
     if device.type != "cpu":
         return False
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -123,10 +125,12 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def settle_compiler() -> None:
-    """Say where torch keeps what it compiles, that it calls the compiler for as many functions at once as there are
-    cores, that it starts no helper processes, which would outlive a killed one and are of use on GPUs alone, and that a
-    compiler which can read torch's C++20 knows the vector instructions of the processor, which torch would find out in
-    10 s. Torch reads this once, when its compiler is first imported; a convolution on the meta device is enough.
+    """Tell torch's compiler where to keep what it compiles, to call the C++ compiler for as many functions at once as
+    there are cores, and to start no helper processes, which would outlive a killed one and are of use only on GPUs. If
+    the C++ compiler can read torch's C++20, also tell it the vector instructions of the processor, which torch would
+    find out in 10 s.
+
+    Torch reads this once, when its compiler is first imported; a convolution on the meta device is enough for that.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(cores()))
@@ -135,9 +139,9 @@ def settle_compiler() -> None:
 
 
 def set_up(device: str = "auto", precision: Precision = "float32", threads: int | None = None) -> Runtime:
-    """Choose the device (`auto`: CUDA where present, otherwise the CPU) and set process-wide numeric switches.
+    """Choose the device (`auto`: CUDA if present, otherwise the CPU) and set process-wide numeric switches.
 
-    threads: how many of the CPU an operation may use; None leaves what torch found. Raises ValueError where the device
+    threads: how many of the CPU an operation may use; None leaves what torch found. Raises ValueError if the device
     does not exist.
     """
     if device == "auto":

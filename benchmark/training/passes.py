@@ -1,14 +1,14 @@
-"""What goes through a network, compiled whole where that pays on a CPU.
+"""Passes through a network, which are compiled as a whole where that pays off on a CPU.
 
-That is the loss with the gradient of the weights, forward passes without a graph, and functions that hold a derivative
-of a derivative.
+There are three kinds: the loss with its gradient in the weights, forward passes without a graph, and functions that
+hold a derivative of a derivative. Which way a run computes them depends only on the runtime, the network and the length
+of the run, never on what the process did before or on how many networks are trained side by side. So a cell has the
+same bits however it is run.
 
-Which way a run takes depends on the runtime, the network and the run's length alone, never on what the process did
-before or on how many networks are trained side by side: a cell has the same bits however it is run.
-
-Measured on two cores with AVX512-bf16 (docs/lab/performance.md): of the eager time of a ConvNet's loss and gradient,
-compiled float32 takes 0.85-0.96 and bfloat16 0.53-0.62; compiling takes 10 to 15 s, or 4 s where the user's cache has
-it. A second derivative takes 0.67-0.9, and 30 to 60 s. Eager bfloat16 is slower than eager float32 there.
+Measured on two cores with AVX512-bf16 (docs/lab/performance.md): a ConvNet's loss and gradient take 0.85-0.96 of their
+eager time when compiled in float32, and 0.53-0.62 in bfloat16; compiling takes 10 to 15 s, or 4 s if the user's cache
+has the result. A second derivative takes 0.67-0.9 of its eager time, and 30 to 60 s to compile. Eager bfloat16 is
+slower there than eager float32.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from benchmark.system.runtime import Runtime
 from benchmark.system.torch_private import allow_versions, mark_size_dynamic
 
 WORTH_COMPILING = {"float32": 5e12, "bf16": 0.08e12}
-"""Floating-point operations of a training, forward and backward, from which on it is compiled. At some 60 GFLOP/s they
-are 80 and 1.3 seconds of eager computation for each of usually three networks or more; the trainings of ten images are
-to be among the latter, since a grid has many and all of them share what is compiled once."""
+"""A training is compiled from this many floating-point operations on, forward and backward, by precision. At some 60
+GFLOP/s that is 80 seconds (float32) or 1.3 seconds (bf16) of eager computation, for each of usually three networks or
+more. The second number is low so that trainings on ten images are compiled: a grid has many of them, and all share one
+compilation."""
 
 WORTH_COMPILING_FORWARD = 1e12
-"""The same of what goes through a network without a graph: 16 seconds of eager computation, 10 of compiling."""
+"""The same number for work without a graph: 16 seconds of eager computation, against 10 of compiling."""
 
 WORTH_COMPILING_SECOND = 1e13
-"""The same of what is differentiated twice: some three minutes of eager computation, of which up to a third is saved,
-and up to a minute of compiling."""
+"""The same number for what is differentiated twice: about three minutes of eager computation, of which up to a third is
+saved, against up to a minute of compiling."""
 
 FIRST_BATCH = 64
 
@@ -50,13 +51,13 @@ SMALLEST_BATCH = {"float32": 32, "bf16": 2}
 """Smaller batches take the eager pass: they gain nothing, and torch would compile a version for each of their sizes."""
 
 VERSIONS = 64
-"""Kinds of networks and images that one process may compile; torch would compute the ninth eagerly."""
+"""How many kinds of networks and images one process may compile; torch alone would compute the ninth kind eagerly."""
 
 _refused: set[tuple] = set()
 """What torch could not compile in this process."""
 
-Forward = Callable[[Network, Tensor], Any]
-"""(network, images [N, C, H, W]) -> tensors."""
+Forward = Callable[[Any, Tensor], Any]
+"""(network, images [N, C, H, W]) -> tensors. The network is a `Network`, or of the type that the function needs."""
 
 Pass = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(parameters by name, images [N, C, H, W], labels [N], CutMix partners' labels [N], share of the own label: 1 where
@@ -70,11 +71,12 @@ def mixed_loss(
     labels_N: Tensor,
     partners_N: Tensor,
     kept: Tensor,
+    *,
     half: bool,
 ) -> Tensor:
-    """Cross-entropy of a network with the given parameters on a batch.
+    """Return the cross-entropy of a network with the given parameters on a batch.
 
-    half: convolutions and products in bfloat16; the loss has the type of the parameters.
+    half: whether convolutions and products are in bfloat16; the loss has the type of the parameters.
     """
     precise = next(iter(parameters.values())).dtype
     with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=half):
@@ -85,28 +87,29 @@ def mixed_loss(
 def loss_and_gradients(
     network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`mixed_loss` and its gradient by parameter as a pure function, to be compiled."""
-    gradients, loss = grad_and_value(lambda parameters: mixed_loss(network, parameters, *batch, half))(parameters)
+    """Return `mixed_loss` and its gradient by parameter. It is a pure function, to be compiled."""
+    gradients, loss = grad_and_value(lambda own: mixed_loss(network, own, *batch, half=half))(parameters)
     return loss, gradients
 
 
 def by_autograd(
     network: Network, parameters: dict[str, Tensor], *batch: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same: where nothing is compiled, an eighth faster on a CPU."""
+    """Return what `loss_and_gradients` does. Uncompiled, this way is an eighth faster on a CPU."""
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with torch.enable_grad():
-        loss = mixed_loss(network, leaves, *batch, half)
+        loss = mixed_loss(network, leaves, *batch, half=half)
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def value_and_gradient(loss: Callable[[Any], Tensor], parameters: Any) -> tuple[Tensor, Any]:
-    """What `torch.func.grad_and_value` gives, to be mapped over networks or classes.
+    """Return (loss, gradient) as `torch.func.grad_and_value` does, to be mapped over networks or classes.
 
-    That would keep a graph of the backward pass for a second derivative, and take the norm's apart for it.
+    `grad_and_value` would keep a graph of the backward pass for a second derivative, and for that take the backward
+    pass of the norm apart.
     """
-    value, pull_back = vjp(loss, parameters)
+    value, pull_back = vjp(loss, parameters)[:2]
     with torch.no_grad():
         (gradient,) = pull_back(torch.ones_like(value), retain_graph=False)
     return value, gradient
@@ -115,10 +118,10 @@ def value_and_gradient(loss: Callable[[Any], Tensor], parameters: Any) -> tuple[
 def side_by_side(
     network: Network, parameters: dict[str, Tensor], *batches: Tensor, half: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`by_autograd` of E networks at once, everything stacked: (losses [E], gradients [E, ...] by name)."""
+    """Return (losses [E], gradients [E, ...] by name) of E networks at once: `by_autograd` with everything stacked."""
 
     def loss(own: dict[str, Tensor], *batch: Tensor) -> Tensor:
-        return mixed_loss(network, own, *batch, half)
+        return mixed_loss(network, own, *batch, half=half)
 
     if half:  # autocast knows no norm that `vmap` has taken apart; a derivative inside lets it come first
         return vmap(lambda own, *batch: value_and_gradient(lambda own: loss(own, *batch), own))(parameters, *batches)
@@ -130,11 +133,11 @@ def side_by_side(
 
 
 class Passes:
-    """How a condensation computes what it asks of its network: compiled where that pays for a run of its length, in
-    half precision where the runtime has that, and plainly otherwise.
+    """How a condensation computes what it asks of its network: compiled if that pays off for a run of its length, in
+    half precision if the runtime has it, and plainly otherwise.
 
-    An objective asks for what it needs by what it is (the gradient of real images, a pure function that holds a
-    derivative of a derivative); the algorithm box of a method never says how.
+    An objective says what it needs (the gradient of real images, or a pure function that holds a derivative of a
+    derivative). The algorithm box of a method never says how it is computed.
     """
 
     def __init__(
@@ -150,14 +153,15 @@ class Passes:
     ) -> None:
         """Without a runtime everything is eager and in float32: the oracle.
 
-        forward, trained, matched: images that the whole run shows a network, by what is done with them (see `Work`);
-        training: of those trained on, the ones between its steps. microbatch: real images of a class that go through a
-        network at once; None is all. batched: whether classes are taken side by side; None is as the runtime says.
+        forward, trained, matched: how many images the whole run shows a network, by what is done with them (see
+        `Work`). training: how many of the trained ones are shown between the steps. microbatch: how many real images of
+        a class go through a network at once; None means all. batched: whether classes are computed side by side; None
+        leaves it to the runtime.
         """
         self.runtime, self.image_shape, self.microbatch = runtime, image_shape, microbatch
         self.shown = {"forward": forward, "trained": trained, "matched": matched, "training": training}
         self.batched = batched if batched is not None else bool(runtime and runtime.batched)
-        self.half = bool(runtime) and eagerly_half(runtime)
+        self.half = runtime is not None and eagerly_half(runtime)
         """Whether gradients of all classes side by side, which nothing compiles, are in bfloat16."""
         self._made: dict[tuple, Callable | None] = {}
 
@@ -169,10 +173,10 @@ class Passes:
         labels_N: Tensor,
         exact: bool = False,
     ) -> dict[str, Tensor]:
-        """Of the cross-entropy of a batch in the parameters, by name, without a graph.
+        """Return the gradient of a batch's cross-entropy in the parameters, by name and without a graph.
 
-        exact: in float32 whatever the precision of the runtime, for what is differentiated again. The gradient of real
-        images is not, and may go without.
+        exact: compute in float32 whatever the precision of the runtime, because the result is differentiated again. The
+        gradient of real images is not, and may have less precision.
         """
         kind = ("exact", "matched") if exact else ("real", "trained")
         first_order = self._once(kind[0], network, lambda: self._first_order(network, kind[1], exact))
@@ -181,19 +185,21 @@ class Passes:
         return {name: gradients[name] for name in parameters}
 
     def training(self, network: Network) -> Pass:
-        """The pass by which the network is trained between the steps."""
+        """Return the pass by which the network is trained between the steps."""
         return self._once("training", network, lambda: self._first_order(network, "training", False))
 
     def forward(self, function: Forward, network: Network) -> Callable[[Tensor], Any]:
-        """`function` of the network without a graph."""
+        """Return `function` of the network, as a function of images [N, C, H, W] that builds no graph."""
         if self.runtime is None:
             return partial(without_graph, function, network, half=False)
         shape, images, runtime = self.image_shape, self.shown["forward"], self.runtime
         return self._once(function, network, lambda: forward_pass(function, network, shape, images, runtime))
 
     def second_order(self, function: Callable, network: Network) -> Callable | None:
-        """`function(network, ...)`, pure and with a derivative of a derivative inside, compiled whole in float32; None
-        where autograd does the same as fast."""
+        """Return `function` of the network, compiled as a whole in float32; None if autograd does the same as fast.
+
+        function: takes the network first, is pure, and holds a derivative of a derivative.
+        """
         if self.runtime is None:
             return None
         shape, images, runtime = self.image_shape, self.shown["matched"], precise(self.runtime)
@@ -212,22 +218,23 @@ class Passes:
 
 
 def precise(runtime: Runtime) -> Runtime:
-    """The runtime, in float32 where it has bfloat16."""
+    """Return the runtime with float32 in place of bfloat16."""
     return dataclasses.replace(runtime, precision="float32") if runtime.precision == "bf16" else runtime
 
 
 EAGER = Passes()
-"""The oracle: everything plainly, one class after the other."""
+"""The oracle: plain eager passes, one class after the other."""
 
 
 def is_compiled(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> bool:
-    """Whether a training that shows `images` images in all has its pass compiled on this runtime."""
+    """Return whether this runtime compiles the pass of a training that shows `images` images in all."""
     worth = WORTH_COMPILING.get(runtime.precision, math.inf)
     return _pays(TRAINED_COST * images * flops_per_image(network, image_shape), worth, runtime)
 
 
 def first_order_pass(network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime) -> Pass:
-    """`loss_and_gradients` as a training that shows `images` images in all should call it on this runtime."""
+    """Return `loss_and_gradients` in the form in which a training that shows `images` images in all should call it on
+    this runtime."""
     half, eager = runtime.precision == "bf16", partial(by_autograd, network, half=eagerly_half(runtime))
     if not is_compiled(network, image_shape, images, runtime):
         return eager
@@ -240,8 +247,9 @@ def first_order_pass(network: Network, image_shape: tuple[int, int, int], images
 def forward_pass(
     function: Forward, network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime
 ) -> Callable[[Tensor], Any]:
-    """`function` of one network without a graph, as a run that shows it `images` images should call it: compiled, and
-    in half precision where the runtime has that and it pays. Its results are of the images' type."""
+    """Return `function` of one network without a graph, in the form in which a run that shows it `images` images should
+    call it: compiled, and in half precision, if the runtime allows it and it pays off. Its results have the type of the
+    images."""
     half, eager = runtime.precision == "bf16", partial(without_graph, function, network, half=eagerly_half(runtime))
     if not _pays(images * flops_per_image(network, image_shape), WORTH_COMPILING_FORWARD, runtime):
         return eager
@@ -252,8 +260,11 @@ def forward_pass(
 def second_order_pass(
     function: Callable, network: Network, image_shape: tuple[int, int, int], images: float, runtime: Runtime
 ) -> Callable | None:
-    """`function(network, ...)`, pure and with a derivative of a derivative inside, compiled whole in float32 for every
-    shape it meets; None where a run that shows it `images` images is too short for that, or nothing is compiled."""
+    """Return `function` of one network, compiled as a whole in float32 for every shape it meets; None if nothing is
+    compiled here, or a run that shows the network `images` images is too short for it.
+
+    function: takes the network first, is pure, and holds a derivative of a derivative.
+    """
     if not _pays(MATCHED_COST * images * flops_per_image(network, image_shape), WORTH_COMPILING_SECOND, runtime):
         return None
     eager, whole = partial(function, network), partial(_compile(function), network)
@@ -267,7 +278,8 @@ def without_graph(function: Forward, network: Network, images_NCHW: Tensor, half
 
 
 def eagerly_half(runtime: Runtime) -> bool:
-    """Whether bfloat16 is used where nothing is compiled: on a CPU it would be slower than float32."""
+    """Return whether bfloat16 is used where nothing is compiled. It is not on a CPU, where it would be slower than
+    float32."""
     return runtime.precision == "bf16" and runtime.device.type == "cuda"
 
 
@@ -283,12 +295,13 @@ def _by_size(
 
 @dataclass(frozen=True)
 class _Compiled:
-    """`whole`, which torch compiles at its first call, or `eager` where it stumbles over that, which is said once."""
+    """A pass that torch compiles at its first call (`whole`). If torch cannot, it says so once and `eager` is used
+    instead."""
 
     whole: Callable
     eager: Callable
     kind: tuple
-    """What is compiled: a kind of network first."""
+    """What is compiled; the kind of network comes first."""
 
     def __call__(self, *args: Any) -> Any:
         if self.kind in _refused:
@@ -304,8 +317,8 @@ class _Compiled:
 
 
 def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any, ...]:
-    """Arguments of a training pass by which it is compiled for batches of any size, all of them alike: what is
-    generated may depend on the first batch that is seen, which after a resume is another one."""
+    """Return arguments with which a training pass is compiled for batches of any size. They are always the same ones,
+    because the generated code may depend on the first batch, and after a resume that is another one."""
     images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
     partners_N = labels_N.clone()
     for batch in (images_NCHW, labels_N, partners_N):
@@ -315,17 +328,17 @@ def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any
 
 @cache
 def _compile(function: Callable) -> Callable:
-    """Torch keeps a version for each kind of network and size of image, and for each batch size unless that is left
-    open (`_any_batch`). Open sizes of maps made the norm and the pooling 1.3 times slower and the compilation three
-    times longer.
-    """
+    """Return the compiled function. Torch keeps a version for each kind of network and size of image, and for each
+    batch size unless that is left open (`_any_batch`). Open sizes of maps made the norm and the pooling 1.3 times
+    slower and the compilation three times longer."""
     allow_versions(VERSIONS)
     return torch.compile(function, dynamic=False)
 
 
 @cache
 def has_compiler() -> bool:
-    """Whether torch can compile here; a machine that cannot is told once, and computes the same eagerly in float32."""
+    """Return whether torch can compile here. On a machine that cannot, a warning says so once, and the same is computed
+    eagerly in float32."""
     try:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
         torch.compile(torch.sin)(torch.zeros(64))

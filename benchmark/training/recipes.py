@@ -21,10 +21,11 @@ Decay = Literal["cosine", "halfway", "multistep", "constant"]
 class Recipe:
     """One way to train a network: SGD with momentum on cross-entropy.
 
-    The length is given either in optimiser steps or in epochs. `decay`: `cosine` to zero; `halfway`, x0.1 with the
-    momentum lost after epoch index epochs // 2 + 1, epochs + 1 epochs in all (as the DC family's code trains);
-    `multistep`, x0.2 at 2/3 and 5/6; `constant`. `augment`: `none`, `dsa` or `diffaug` with the operations of
-    `strategy` (the data set's own where empty). `lr` None means the step size learned with the condensed set.
+    The length is given either in optimiser steps or in epochs. `decay`: `cosine` falls to zero; `halfway` multiplies
+    the rate by 0.1 and loses the momentum after epoch index epochs // 2 + 1, and takes epochs + 1 epochs in all (as the
+    DC family's code trains); `multistep` multiplies it by 0.2 at 2/3 and at 5/6; `constant` keeps it. `augment`:
+    `none`, or `dsa` or `diffaug` with the operations of `strategy` (the data set's own if empty). `lr` None means the
+    step size that was learned with the condensed set.
     """
 
     steps: int | None = None
@@ -51,50 +52,56 @@ class Recipe:
         if self.decay == "halfway" and self.epochs is None:
             raise ValueError("the halfway decay counts epochs")
 
+    @property
+    def epoch_count(self) -> int:
+        """The length in epochs, of a recipe that gives it so."""
+        assert self.epochs is not None, "the length of this recipe is given in steps"
+        return self.epochs
+
     def steps_per_epoch(self, images: int) -> int:
         return ceil(images / self.batch)
 
     def total_steps(self, images: int) -> int:
-        """Optimiser steps of the whole training on a set of `images` images."""
+        """Return the optimiser steps of the whole training on a set of `images` images."""
         if self.steps is not None:
             return self.steps
-        epochs = self.epochs + 1 if self.decay == "halfway" else self.epochs
+        epochs = self.epoch_count + 1 if self.decay == "halfway" else self.epoch_count
         return epochs * self.steps_per_epoch(images)
 
     def scaled(self, factor: float, images: int) -> Recipe:
-        """The same training, `factor` times as long, but not below `MINIMUM_STEPS` optimiser steps."""
+        """Return the same training, `factor` times as long, but not below `MINIMUM_STEPS` optimiser steps."""
         if factor == 1:
             return self
         if self.steps is not None:
             return dataclasses.replace(self, steps=max(min(self.steps, MINIMUM_STEPS), round(self.steps * factor)))
-        shortest = min(self.epochs, ceil(MINIMUM_STEPS / self.steps_per_epoch(images)))
-        return dataclasses.replace(self, epochs=max(shortest, round(self.epochs * factor)))
+        shortest = min(self.epoch_count, ceil(MINIMUM_STEPS / self.steps_per_epoch(images)))
+        return dataclasses.replace(self, epochs=max(shortest, round(self.epoch_count * factor)))
 
     def lr_factor(self, step: int, images: int) -> float:
-        """Factor on the learning rate at optimiser step `step`, 0-based."""
+        """Return the factor on the learning rate at optimiser step `step`, counted from 0."""
         total = self.total_steps(images)
         if self.decay == "cosine":
             return 0.5 * (1 + cos(pi * step / total))
         if self.decay == "multistep":
             return 0.2 ** ((3 * step >= 2 * total) + (6 * step >= 5 * total))
-        if self.decay == "halfway":
-            return 0.1 if step >= self.momentum_reset(images) else 1.0
-        return 1.0
+        reset = self.momentum_reset(images)
+        return 1.0 if reset is None or step < reset else 0.1
 
     def momentum_reset(self, images: int) -> int | None:
-        """Step before which the optimiser is re-created and its momentum lost; None where that never happens."""
+        """Return the step before which the optimiser is made anew and its momentum lost; None if that never happens."""
         if self.decay != "halfway":
             return None
-        return (self.epochs // 2 + 2) * self.steps_per_epoch(images)
+        return (self.epoch_count // 2 + 2) * self.steps_per_epoch(images)
 
 
 WHOLE_SET_STEPS = 60_000
 
 
 def unified(ipc: int) -> Recipe:
-    """The suite's own recipe: equal for all methods, its length set by the budget alone.
+    """Return the suite's own recipe: equal for all methods, its length set by the budget alone.
 
-    10,000 / 20,000 / 30,000 steps at IPC 1-9 / 10-49 / 50 and more; 60,000 for the whole training set (IPC 0).
+    It has 10,000 / 20,000 / 30,000 steps at IPC 1-9 / 10-49 / 50 and more, and 60,000 for the whole training set (IPC
+    0).
     """
     if ipc == 0:
         return Recipe(steps=WHOLE_SET_STEPS)

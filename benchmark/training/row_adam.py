@@ -1,7 +1,7 @@
-"""Adam whose rows have lives of their own: a row without a gradient in a step is not moved by that step.
+"""Adam for parameters made of independent rows: a step does not move a row that has no gradient in it.
 
-`torch.optim.Adam` moves a row whose gradient is zero by what is left of its momentum, and counts the step. A matching
-step that shows some of the classes, or of a class's images, would so move everything it does not show.
+`torch.optim.Adam` moves a row of zero gradient by what is left of its momentum, and counts the step. So a matching step
+that shows only some classes, or some of a class's images, would also move everything that it does not show.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam (Kingma & Ba, ICLR 2015) with first and second moment and step count for every row.
+    """Adam (Kingma & Ba, ICLR 2015) with its own moments and step count for every row.
 
     Parameter groups may set `rows`: the number of leading dimensions that count rows (0, the default, makes the whole
     tensor one row). A row is skipped in a step when its gradient is absent or exactly zero: it keeps its value, its
-    moments and its step count. Equal to an independent `torch.optim.Adam` for each row that steps only when the row
+    moments and its step count. This equals an independent `torch.optim.Adam` for each row that steps only when the row
     has a gradient. Nothing is read back from the device.
     """
 
@@ -33,7 +33,7 @@ class RowAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "rows": rows})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
         assert closure is None, "this optimiser takes no closure"
         for group in self.param_groups:
             for parameter in group["params"]:

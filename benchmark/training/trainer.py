@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from benchmark import augment, networks
 from benchmark.augment import cutmix, diffaug, dsa
+from benchmark.containers import as_shape
 from benchmark.data import Split
 from benchmark.networks import Network, detached
 from benchmark.system.runtime import Runtime
@@ -25,7 +26,8 @@ from benchmark.training.passes import Pass, eagerly_half, first_order_pass, is_c
 from benchmark.training.recipes import Recipe
 
 SCORING_BATCH = 250
-"""Images in one forward pass. More takes memory (3.5 GB for a thousand of 32x32 on a CPU) and is no faster."""
+"""Images in one forward pass of scoring. More take memory (3.5 GB for a thousand of 32x32 on a CPU) and are no
+faster."""
 
 SMALL_STEP = 2000
 """Up to this many pixels per network and step even a CPU is bound by launches, and where nothing is compiled one
@@ -40,22 +42,22 @@ class TrainingSet:
     labels: Tensor
     image_shape: tuple[int, int, int]
     variants: int = 1
-    """Images in a row that are one sample in several forms (see `Container.variants`)."""
+    """How many images in a row are forms of one sample (see `Container.variants`)."""
 
     @classmethod
-    def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> TrainingSet:
-        return cls(images_NCHW.__getitem__, labels_N, tuple(images_NCHW.shape[1:]), variants)
+    def of(cls, images_NCHW: Tensor, labels_N: Tensor, variants: int = 1) -> Self:
+        return cls(images_NCHW.__getitem__, labels_N, as_shape(images_NCHW.shape[1:]), variants)
 
     @classmethod
-    def real(cls, split: Split) -> TrainingSet:
+    def real(cls, split: Split) -> Self:
         """A real split as the network sees it."""
-        return cls(split.gather, split.labels, tuple(split.images.shape[1:]))
+        return cls(split.gather, split.labels, as_shape(split.images.shape[1:]))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def epoch_length(self, recipe: Recipe) -> int:
-        """Images that one epoch of a recipe shows."""
+        """Return how many images one epoch of a recipe shows."""
         return len(self) // self.variants if recipe.one_variant else len(self)
 
 
@@ -76,31 +78,33 @@ class Ensemble:
         return len(self.generators)
 
     def member(self, index: int) -> dict[str, Tensor]:
-        """Views of one network's parameters."""
+        """Return views of one network's parameters."""
         return {name: parameter[index] for name, parameter in self.parameters.items()}
 
     def logits(self, parameters: dict[str, Tensor], images_NCHW: Tensor) -> Tensor:
         return functional_call(self.network, parameters, (images_NCHW,))
 
     def network_of(self, index: int) -> Network:
-        """The architecture carrying the parameters of one member (shared with every later call)."""
+        """Return the architecture with the parameters of one member. Every call returns the same object."""
         self.network.load_state_dict(self.member(index))
         return self.network
 
 
 class Training:
-    """An ensemble being trained by a recipe: `step(i)` for i in 0 .. total_steps - 1. A state with state_dict."""
+    """The training of an ensemble by a recipe: call `step(i)` for i in 0 .. total_steps - 1. It is a state with
+    state_dict."""
 
     def __init__(
         self, ensemble: Ensemble, data: TrainingSet, recipe: Recipe, strategy: str, lr: float | None = None
     ) -> None:
-        """`strategy`: the data set's DSA operations, used where the recipe names none. `lr`: the learned step size,
-        used where the recipe's is None; ValueError where both are."""
+        """`strategy`: the data set's DSA operations, used if the recipe names none. `lr`: the learned step size, used
+        if the recipe's is None. Raises ValueError if both are None."""
         self.ensemble, self.data, self.recipe = ensemble, data, recipe
         self.strategy = recipe.strategy or strategy
-        self.lr = recipe.lr if recipe.lr is not None else lr
-        if self.lr is None:
+        lr = recipe.lr if recipe.lr is not None else lr
+        if lr is None:
             raise ValueError("this recipe trains at the learned step size, and the condensed set has none")
+        self.lr = lr
         self.epoch_length = data.epoch_length(recipe)
         self.total_steps = recipe.total_steps(self.epoch_length)
         self.optimiser = torch.optim.SGD(
@@ -111,10 +115,8 @@ class Training:
         what = (ensemble.network, data.image_shape, batch * self.total_steps, runtime)
         small = batch * data.image_shape[1] * data.image_shape[2] <= SMALL_STEP and runtime.precision != "reference"
         self.batched = runtime.batched or (small and not is_compiled(*what))
-        if self.batched:
-            self._pass = partial(side_by_side, ensemble.network, half=eagerly_half(runtime))
-        else:
-            self._pass = first_order_pass(*what)
+        together = partial(side_by_side, ensemble.network, half=eagerly_half(runtime))
+        self._pass: Pass = together if self.batched else first_order_pass(*what)
 
     def state_dict(self) -> dict[str, Any]:
         generators = [generator.get_state() for generator in self.ensemble.generators]
@@ -130,7 +132,7 @@ class Training:
             generator.set_state(value.cpu())
 
     def step(self, step: int) -> Tensor:
-        """One optimiser step of every network; returns the losses [E]."""
+        """Take one optimiser step of every network; return the losses [E]."""
         if step == self.recipe.momentum_reset(self.epoch_length):
             self.optimiser.state.clear()
         for group in self.optimiser.param_groups:
@@ -196,7 +198,7 @@ class Training:
 
 @torch.no_grad()
 def accuracies(ensemble: Ensemble, data: TrainingSet) -> list[float]:
-    """Fraction of images that each network labels right."""
+    """Return the fraction of images that each network labels correctly."""
     correct = torch.zeros(len(ensemble), device=data.labels.device)
     for indices in torch.arange(len(data), device=data.labels.device).split(SCORING_BATCH):
         images, labels = data.gather(indices), data.labels[indices]
@@ -216,16 +218,18 @@ def train_epochs(
     batch: int = 256,
     strategy: str = "none",
 ) -> None:
-    """Plain SGD of one network in place, without momentum or weight decay: the inner loop of DC and its kin.
+    """Train one network in place by plain SGD, without momentum or weight decay: the inner loop of DC and its kin.
 
-    `first_order`: see `Task.first_order`. `strategy`: DSA operations drawn anew for every batch, or `none`.
+    `first_order`: the pass to train by (see `Passes.training`). `strategy`: DSA operations drawn anew for every batch,
+    or `none`.
     """
     parameters, whole = detached(network), images_NCHW.new_ones(())
+    _, _, rows, columns = images_NCHW.shape
     for _ in range(epochs):
         for indices in torch.randperm(len(images_NCHW), generator=generator, device=images_NCHW.device).split(batch):
             images = images_NCHW[indices]
             if strategy != "none":
-                images = augment.apply(images, dsa.sample(strategy, 1, len(indices), images.shape[2:], generator))
+                images = augment.apply(images, dsa.sample(strategy, 1, len(indices), (rows, columns), generator))
             _, gradients = first_order(parameters, images, labels_N[indices], labels_N[indices], whole)
             add_to_each_(list(parameters.values()), [gradients[name] for name in parameters], -lr)
 
@@ -243,8 +247,9 @@ def train_mixed(
 ) -> None:
     """Train one network in place on randomly drawn images, none of them twice: how IDC keeps its network moving.
 
-    As many whole batches as hold `images` images, or one epoch where `data` has fewer. Every image has a DiffAug draw
-    of `strategy` of its own; a batch is mixed by CutMix with probability `mix`. `first_order`: see `Task.first_order`.
+    It sees as many whole batches as are needed for `images` images, or one epoch if `data` has fewer. Every image has
+    its own DiffAug draw of `strategy`; a batch is mixed by CutMix with probability `mix`. `first_order`: the pass to
+    train by (see `Passes.training`).
     """
     parameters = detached(network)
     drawn = -(-images // batch) * batch

@@ -1,10 +1,10 @@
-"""The exact gradient of an unrolled training run, with the graph of one step alive (docs/methods.md 1.7).
+"""The exact gradient of an unrolled training run, with the graph of only one step in memory (docs/methods.md 1.7).
 
 The inner loop is SGD with momentum, v <- m v + g_i, theta <- theta - lr v, with g_i the gradient of the cross-entropy
-of the images that step i sees. Serves trajectory matching (MTT, HaBa) and back-propagation through training (LinBa).
+of the images that step i sees. Trajectory matching (MTT, HaBa) and back-propagation through training (LinBa) use it.
 
 Source: Maclaurin, Duvenaud, Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", ICML 2015,
-for the recursion; here the weights are stored instead of recomputed, so it is exact for any momentum.
+for the recursion. Here the weights are stored instead of recomputed, so it is exact for any momentum.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from benchmark.networks import Network
@@ -22,27 +22,27 @@ from benchmark.training.passes import EAGER, Passes
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
 
-def flatten(parameters: Network | dict[str, Tensor]) -> Tensor:
-    """All parameters as one detached tensor [P], in `parameters()` order; a copy."""
+def flatten(parameters: nn.Module | dict[str, Tensor]) -> Tensor:
+    """Return a copy of all parameters as one detached tensor [P], in `parameters()` order."""
     tensors = parameters if isinstance(parameters, dict) else dict(parameters.named_parameters())
     return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
 
 
-def unflatten(flat: Tensor, network: Network) -> dict[str, Tensor]:
-    """Views of `flat` [P] by the names and shapes of the network's parameters; differentiable."""
+def unflatten(flat: Tensor, network: nn.Module) -> dict[str, Tensor]:
+    """Return views of `flat` [P] by the names and shapes of the network's parameters; differentiable."""
     named = dict(network.named_parameters())
     parts = flat.split([parameter.numel() for parameter in named.values()])
     return {name: part.view_as(shape) for (name, shape), part in zip(named.items(), parts, strict=True)}
 
 
 class Unroll:
-    """N inner SGD steps with momentum, and their exact adjoint with the graph of one step alive.
+    """N inner SGD steps with momentum, and their exact adjoint with the graph of only one step in memory.
 
     `batch(i)` gives the images [B, C, H, W] of inner step i as the network sees them, augmentation included, and their
     labels [B]. It is called once without a graph going forward and once with one going backward, and must return the
     same values both times: draw indices and augmentation parameters beforehand.
 
-    Stored between the two: N flat weights [P], and N velocities where the gradient of the step size is asked for.
+    Between the two, N flat weights [P] are stored, and N velocities if the gradient of the step size is wanted.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Unroll:
         through_weights: bool = True,
         passes: Passes = EAGER,
     ) -> None:
-        """`through_weights` False drops what a step's images do to the gradients of all later steps: the approximation
-        of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll. `passes`: how the
-        gradient of a step and its adjoint are computed."""
+        """`through_weights` False leaves out how a step's images change the gradients of all later steps. That is the
+        approximation of TESLA (Cui et al. 2022, as its public code computes it), not the gradient of the unroll.
+        `passes`: how the gradient of a step and its adjoint are computed."""
         self.network, self.batch, self.steps, self.momentum = network, batch, steps, momentum
         self.through_weights, self.passes = through_weights, passes
         self._weights: list[Tensor] = []
@@ -64,7 +64,7 @@ class Unroll:
         self._lr = torch.empty(())
 
     def forward(self, start: Tensor, lr: Tensor) -> Tensor:
-        """Weights [P] after all steps, detached, from `start` [P] at step size `lr` (a scalar tensor)."""
+        """Return the weights [P] after all steps, detached, from `start` [P] at step size `lr` (a scalar tensor)."""
         self._weights, self._velocities, self._lr = [], [], lr
         weights, velocity, step_size = start.detach(), None, lr.detach()
         for step in range(self.steps):
@@ -81,8 +81,8 @@ class Unroll:
     def backward(self, cotangent: Tensor) -> None:
         """Accumulate `.grad` of a loss whose gradient in the last weights is `cotangent` [P].
 
-        Reaches every leaf that the images of `batch` depend on, and `lr` where it requires a gradient. Frees what
-        `forward` stored: once per forward.
+        It reaches every leaf that the images of `batch` depend on, and `lr` if that requires a gradient. It frees what
+        `forward` stored, so each forward allows one backward.
         """
         assert len(self._weights) == self.steps, "backward needs a forward of its own"
         step_size, lr_gradient = self._lr.detach(), torch.zeros_like(self._lr)
@@ -98,7 +98,7 @@ class Unroll:
             self._lr.grad = lr_gradient if self._lr.grad is None else self._lr.grad + lr_gradient
 
     def _gradient(self, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Of a step, [P]."""
+        """Return the gradient of one step, [P]."""
         return flatten(
             self.passes.gradients(self.network, unflatten(weights, self.network), images, labels, exact=True)
         )
@@ -108,8 +108,8 @@ class Unroll:
             return F.cross_entropy(functional_call(self.network, unflatten(weights, self.network), (images,)), labels)
 
     def _step_backward(self, step: int, weights: Tensor, cotangent: Tensor) -> Tensor:
-        """Vector-Jacobian product of one step's gradient: to the images' leaves by accumulation, to the weights [P] as
-        the result."""
+        """Compute the vector-Jacobian product of one step's gradient: it is accumulated in the images' leaves, and
+        returned for the weights [P]."""
         with torch.enable_grad():
             images, labels = self.batch(step)
         # Cut at the images: the network's graph is gone before the decoder's is walked.
@@ -134,8 +134,8 @@ class Unroll:
 def adjoint_of_gradient(
     network: Network, weights_P: Tensor, images_NCHW: Tensor, labels_N: Tensor, cotangent_P: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients [P] and [N, C, H, W], in flat weights and in images, of the inner product of a step's gradient with
-    `cotangent_P`: what `Unroll` leaves to autograd, as one pure function."""
+    """Return the gradients [P] and [N, C, H, W], in flat weights and in images, of the inner product of a step's
+    gradient with `cotangent_P`. It is one pure function of what `Unroll` otherwise leaves to autograd."""
 
     def loss(weights_P: Tensor, images_NCHW: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(network, unflatten(weights_P, network), (images_NCHW,)), labels_N)

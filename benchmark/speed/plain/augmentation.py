@@ -1,4 +1,4 @@
-"""The augmentation as operations one after the other; what is drawn is drawn by `benchmark.augment`."""
+"""The augmentation as single operations, one after the other, with the parameters that `benchmark.augment` draws."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from torch import Tensor
 from benchmark.augment import Params, dsa
 from benchmark.condensation.task import Task
 
+Warp = Literal["none", "crop", "flip", "grid"]
+
 
 @dataclass(frozen=True)
 class Draw:
-    """What one call of the augmentation does: rows of parameters (one, or one an image) and the operations in use."""
+    """What one call of the augmentation does: its rows of parameters (one, or one per image) and the operations in
+    use."""
 
     params: Params
     colour: bool
-    warp: Literal["none", "crop", "flip", "grid"]
+    warp: Warp
     cutout: bool
 
 
 def draws(params: Params, calls: int) -> list[Draw]:
-    """The rows of every call. Read back from the device once: which operation runs is decided on the host."""
+    """Return the rows of every call. They are read back from the device once, because the host decides which operation
+    runs."""
     rows, host, found = len(params) // calls, params.to("cpu"), []
     eye = torch.eye(2, 3, dtype=host.affine.dtype)
     for call in range(calls):
         index = torch.arange(call * rows, (call + 1) * rows)
         colour, affine, box = (values[index] for values in (host.colour, host.affine, host.box))
         linear, shift = affine[..., :2], affine[..., 2]
+        warp: Warp
         if bool((affine == eye).all()):
             warp = "none"
         elif bool((linear == eye[:, :2]).all()):
@@ -46,7 +51,7 @@ def draws(params: Params, calls: int) -> list[Draw]:
 
 
 def augment(images_NCHW: Tensor, draw: Draw, align_corners: bool = False) -> Tensor:
-    """One operation after the other, each over the whole batch (docs/methods.md 1.3)."""
+    """Apply one operation after the other, each to the whole batch (docs/methods.md 1.3)."""
     count, _, rows, columns = images_NCHW.shape
     images, params = images_NCHW, draw.params
     if draw.colour:
@@ -87,5 +92,5 @@ def crop(images_NCHW: Tensor, shift_N2: Tensor) -> Tensor:
 
 
 def siamese(task: Task, strategy: str) -> list[Draw]:
-    """One draw of DSA for every class; of nothing where the strategy is `none`."""
+    """Return one draw of DSA for every class; a draw of nothing if the strategy is `none`."""
     return draws(dsa.sample(strategy, task.classes, 1, task.spec.image_shape[1:], task.generator), task.classes)

@@ -11,15 +11,18 @@ from torch.optim import Optimizer
 
 from benchmark import networks
 from benchmark.augment import diffaug
-from benchmark.condensation.method import Method
+from benchmark.condensation.loop import Loop
 from benchmark.condensation.task import Task
 from benchmark.containers import Container
 from benchmark.speed.plain.augmentation import augment, draws, siamese
 from benchmark.speed.plain.network import PlainConvNet, Step, descend, gradients
+from methods.cafe import CAFELoop
+from methods.dc import DCLoop
+from methods.idc import IDCLoop
 
 
 def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """DC's, over the weights of all layers."""
+    """Return DC's distance, over the weights of all layers."""
     total = torch.zeros((), device=real[0].device)
     for r, s in zip(real, synthetic, strict=True):
         if r.ndim > 1:
@@ -30,16 +33,19 @@ def row_cosine_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> 
 
 
 def convolution_distance(kind: str, real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
-    """IDC's, over the weights of convolutions."""
+    """Return IDC's distance, over the weights of convolutions."""
     pairs = [(r, s) for r, s in zip(real, synthetic, strict=True) if r.ndim == 4]
     if kind == "dc":
         return row_cosine_distance(*zip(*pairs, strict=True))
-    return sum((r - s).pow(2).sum() if kind == "mse" else (r - s).abs().sum() for r, s in pairs)
+    total = torch.zeros((), device=real[0].device)
+    for r, s in pairs:
+        total = total + ((r - s).pow(2).sum() if kind == "mse" else (r - s).abs().sum())
+    return total
 
 
-def gradient_matching(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An image step of DC and DSA."""
-    hyper, strategy = method.hyper, task.strategy if method.augments else "none"
+def gradient_matching(loop: DCLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return an image step of DC and DSA."""
+    hyper, strategy = loop.hyper, task.strategy if loop.augments else "none"
     network = PlainConvNet(task.network())
 
     def step() -> Tensor:
@@ -59,13 +65,13 @@ def gradient_matching(method: Method, container: Container, optimiser: Optimizer
     return step
 
 
-def distribution_matching(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An iteration of DM."""
+def distribution_matching(loop: Loop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return an iteration of DM."""
     network = PlainConvNet(task.network()).requires_grad_(False)
 
     def step() -> Tensor:
         networks.initialise_(network, task.generator)
-        indices_KN = task.real_indices(method.hyper.batch_real)
+        indices_KN = task.real_indices(loop.hyper.batch_real)
         images_KMCHW = task.synthetic(container)
         transforms = siamese(task, task.strategy)
         loss = torch.zeros((), device=task.device)
@@ -78,9 +84,9 @@ def distribution_matching(method: Method, container: Container, optimiser: Optim
     return step
 
 
-def feature_alignment(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An image step of CAFE with the query behind it."""
-    hyper, strategy = method.hyper, task.strategy if method.augments else "none"
+def feature_alignment(loop: CAFELoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return an image step of CAFE with the query behind it."""
+    hyper, strategy = loop.hyper, task.strategy if loop.augments else "none"
     network = PlainConvNet(task.network())
     weights = [*[0.1] * (len(network.blocks) - 1), 1.0, 1.0, 1.0]
 
@@ -113,10 +119,10 @@ def feature_alignment(method: Method, container: Container, optimiser: Optimizer
     return step
 
 
-def multi_formation_matching(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """The matching of one pass over the classes of IDC and HMN, in the joint form of one step for all classes; the
-    graph of a class is gone before the next one's."""
-    hyper = method.hyper
+def multi_formation_matching(loop: IDCLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return the matching of one pass over the classes of IDC and HMN, in the joint form of one step for all classes.
+    The graph of a class is gone before the next one's is built."""
+    hyper = loop.hyper
     network = PlainConvNet(task.network())
 
     def shown(classes_K: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ def multi_formation_matching(method: Method, container: Container, optimiser: Op
     def step() -> None:
         container.project_()
         networks.initialise_(network, task.generator)
-        for classes_K in method.class_order(task):
+        for classes_K in loop.class_order(task):
             real_KN, shown_KM = task.real_indices(hyper.batch_real)[classes_K], shown(classes_K)
             size, calls = task.spec.image_shape[1:], len(classes_K)
             drawn = diffaug.sample(hyper.strategy, 1, size, task.generator, shared=True, calls=calls)

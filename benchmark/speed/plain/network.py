@@ -10,27 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmark.networks.convnet import ConvNet
+from benchmark.networks import Network
+from benchmark.networks.convnet import Block, ConvNet
 
 Step = Callable[[], Any]
 """Does a unit of work once."""
 
 
 class PlainConvNet(nn.Module):
-    """The ConvNet of the literature from library layers, with the widths of a network of the suite. Its parameters come
-    in the same order, so that one generator initialises both alike."""
+    """The ConvNet of the literature, made of library layers, with the widths of a network of the suite. Its parameters
+    have the same order, so that one generator initialises both alike."""
 
-    def __init__(self, twin: ConvNet) -> None:
+    def __init__(self, twin: Network) -> None:
         super().__init__()
-        convolutions = [block.conv for block in twin.blocks]
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, padding=c.padding),
-                nn.GroupNorm(c.out_channels, c.out_channels),
-                nn.ReLU(inplace=True),
-            )
-            for c in convolutions
-        )
+        assert isinstance(twin, ConvNet), "only the ConvNet has a plain twin"
+        blocks = []
+        for block in twin.blocks:
+            assert isinstance(block, Block)
+            conv: Any = block.conv  # torch types its padding too widely for its own constructor
+            convolution = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+            norm = nn.GroupNorm(conv.out_channels, conv.out_channels)
+            blocks.append(nn.Sequential(convolution, norm, nn.ReLU(inplace=True)))
+        self.blocks = nn.ModuleList(blocks)
         self.pool = nn.AvgPool2d(2)
         self.classifier = nn.Linear(twin.classifier.in_features, twin.classifier.out_features)
         self.to(twin.classifier.weight.device)
@@ -51,7 +52,7 @@ class PlainConvNet(nn.Module):
 
 
 def gradients(network: nn.Module, images_NCHW: Tensor, label: int, graph: bool) -> list[Tensor]:
-    """Of the cross-entropy of one class's images in all parameters."""
+    """Return the gradients, in all parameters, of the cross-entropy of one class's images."""
     labels = torch.full((len(images_NCHW),), label, device=images_NCHW.device)
     loss = F.cross_entropy(network(images_NCHW), labels)
     found = torch.autograd.grad(loss, list(network.parameters()), create_graph=graph)
@@ -59,7 +60,7 @@ def gradients(network: nn.Module, images_NCHW: Tensor, label: int, graph: bool) 
 
 
 def descend(loss: Tensor, optimiser: Optimizer) -> Tensor:
-    """One step of the images on a loss."""
+    """Take one step of the optimiser on a loss; return the loss without its graph."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -1,4 +1,4 @@
-"""Training of networks one after the other, and the data set made image by image."""
+"""Training networks one after the other, and making the data set image by image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark import data, networks
 from benchmark.augment import dsa
 from benchmark.data import Dataset
-from benchmark.networks.convnet import ConvNet
+from benchmark.networks import Network
 from benchmark.speed.plain.augmentation import augment, draws
 from benchmark.speed.plain.network import PlainConvNet, descend
 from benchmark.training.recipes import Recipe
@@ -24,15 +24,16 @@ class PlainTraining:
     """Networks trained one after the other by a recipe without CutMix: `step(i)` is one optimiser step of each."""
 
     def __init__(
-        self, network: ConvNet, seeds: Sequence[int], images: TrainingSet, recipe: Recipe, strategy: str
+        self, network: Network, seeds: Sequence[int], images: TrainingSet, recipe: Recipe, strategy: str
     ) -> None:
         assert recipe.augment == "dsa" and not recipe.cutmix and not recipe.one_variant, "not a plain recipe"
-        self.images, self.recipe, self.strategy = images, recipe, strategy
+        assert recipe.lr is not None, "a recipe with a step size of its own"
+        self.images, self.recipe, self.strategy, self.lr = images, recipe, strategy, recipe.lr
         self.generators = [torch.Generator(images.labels.device).manual_seed(seed) for seed in seeds]
         plain = PlainConvNet(network).to(images.labels.device)
         self.networks = [networks.initialise_(deepcopy(plain), generator) for generator in self.generators]
         self.optimisers = [
-            torch.optim.SGD(member.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+            torch.optim.SGD(member.parameters(), self.lr, recipe.momentum, weight_decay=recipe.weight_decay)
             for member in self.networks
         ]
         self.orders = [torch.empty(0)] * len(seeds)
@@ -47,20 +48,20 @@ class PlainTraining:
                 self.orders[member] = torch.randperm(count, generator=generator, device=generator.device)
             chosen = self.orders[member][first : first + recipe.batch]
             images = self.images.gather(chosen)
-            drawn = dsa.sample(self.strategy, 1, len(chosen), images.shape[2:], generator)
+            drawn = dsa.sample(self.strategy, 1, len(chosen), self.images.image_shape[1:], generator)
             images = augment(images, draws(drawn, 1)[0], recipe.align_corners)
             for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * recipe.lr_factor(step, count)
+                group["lr"] = self.lr * recipe.lr_factor(step, count)
             descend(F.cross_entropy(network(images), self.images.labels[chosen]), optimiser)
 
 
 def load(name: str, data_dir: Path, device: torch.device) -> Tensor:
-    """The training images [N, C, H, W] as the networks see them, from the files."""
+    """Return the training images [N, C, H, W] as the networks see them, read from the files."""
     return as_seen(data.load(name, data_dir, download=False)).to(device)
 
 
 def as_seen(dataset: Dataset) -> Tensor:
-    """The training images [N, C, H, W] as the networks see them, made one after the other from PIL images."""
+    """Return the training images [N, C, H, W] as the networks see them, made one after the other from PIL images."""
     from PIL import Image
     from torchvision import transforms
 

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from benchmark import networks
 from benchmark.augment import dsa
 from benchmark.condensation.experts import trajectories
-from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
 from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
@@ -23,6 +22,8 @@ from benchmark.objectives.trajectory_matching import StepSize, inner_batches
 from benchmark.speed.plain.augmentation import augment, draws
 from benchmark.speed.plain.network import PlainConvNet, Step, descend
 from benchmark.training.unroll import flatten, unflatten
+from methods.linba import LinBaLoop
+from methods.mtt import MTTLoop
 
 
 def unroll(
@@ -33,7 +34,7 @@ def unroll(
     lr: Tensor | float,
     momentum: float = 0.0,
 ) -> Tensor:
-    """Flat weights [P] after `steps` steps of SGD, all of them one graph."""
+    """Return flat weights [P] after `steps` steps of SGD, all of them in one graph."""
     weights, velocity = start.clone().requires_grad_(), None
     for step in range(steps):
         images, labels = batch(step)
@@ -44,10 +45,10 @@ def unroll(
     return weights
 
 
-def trajectory_matching(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An iteration of MTT; of HaBa where the container has several hallucinators."""
-    hyper, generator, device = method.hyper, task.generator, task.device
-    experts = trajectories(task, Run(), hyper.experts, method.expert_recipe())
+def trajectory_matching(loop: MTTLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return an iteration of MTT, or of HaBa if the container has several hallucinators."""
+    hyper, generator, device = loop.hyper, task.generator, task.device
+    experts = trajectories(task, Run(), hyper.experts, loop.expert_recipe())
     network = PlainConvNet(task.network())
     critic = Critic(hyper, container, task) if container.variants > 1 else None
     alpha = StepSize(hyper.alpha0, hyper.alpha_floor, hyper.alpha_param).to(device)
@@ -94,14 +95,14 @@ def trajectory_matching(method: Method, container: Container, optimiser: Optimiz
 
 
 def sample_count(container: Container, hyper: Any, task: Task) -> tuple[int, int]:
-    """(samples the container holds, those of one inner step)."""
+    """Return (samples the container holds, samples of one inner step)."""
     samples = container.num_images // container.variants
     most = min(samples, SYNTHETIC_AT_MOST * task.classes)
     return samples, min(hyper.batch_syn or most, most)
 
 
 class Critic:
-    """HaBa's: taught to see two hallucinations of a basis alike."""
+    """HaBa's critic, which is taught to see two hallucinations of a basis alike."""
 
     def __init__(self, hyper: Any, container: Container, task: Task) -> None:
         self.hyper, self.container, self.task = hyper, container, task
@@ -122,22 +123,24 @@ class Critic:
 
     def diversity(self) -> Tensor:
         images, _ = self.pair()
-        alike = F.cosine_similarity(*self.network.features(images).chunk(2), dim=1)
+        one, other = self.network.features(images).chunk(2)
+        alike = F.cosine_similarity(one, other, dim=1)
         return self.hyper.diversity * ((1 + alike) / 2).mean()
 
     def learn(self) -> None:
         images, labels = self.pair()
         features = self.network.features(images.detach())
-        alike = F.cosine_similarity(*features.chunk(2), dim=1)
+        one, other = features.chunk(2)
+        alike = F.cosine_similarity(one, other, dim=1)
         loss = F.cross_entropy(self.network.classifier(features), labels)
         loss = loss + self.hyper.similarity * ((1 - alike) / 2).mean()
         loss = loss + self.hyper.contrast * supervised_contrastive(features, labels, self.hyper.temperature)
         descend(loss, self.optimiser)
 
 
-def training_matching(method: Method, container: Container, optimiser: Optimizer, task: Task) -> Step:
-    """An outer step of LinBa without an intervention."""
-    hyper, generator = method.hyper, task.generator
+def training_matching(loop: LinBaLoop, container: Container, optimiser: Optimizer, task: Task) -> Step:
+    """Return an outer step of LinBa without an intervention."""
+    hyper, generator = loop.hyper, task.generator
     assert hyper.intervention == "none", "the plain outer step does not augment"
     network = PlainConvNet(task.network())
     every = torch.arange(task.classes, device=task.device)
