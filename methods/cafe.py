@@ -31,7 +31,7 @@ from benchmark.condensation.loop import Loop
 from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Setting
-from benchmark.condensation.task import Task
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
@@ -123,7 +123,8 @@ class CAFELoop(Loop):
         hyper, synthetic = self.hyper, per_class * spec.classes
         steps = hyper.iterations * min(hyper.window, hyper.max_image_steps)
         epochs = steps * min(hyper.window, hyper.max_inner_epochs)
-        step = Work(forward=spec.classes * (hyper.batch_real + hyper.query), trained=synthetic)
+        shown = min(per_class, SYNTHETIC_AT_MOST) * spec.classes
+        step = Work(forward=spec.classes * (hyper.batch_real + hyper.query), trained=shown)
         between = Work(forward=epochs * spec.classes * hyper.query, trained=epochs * synthetic)
         return LoopCost(steps, step, between)
 

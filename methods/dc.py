@@ -21,7 +21,7 @@ from benchmark.condensation.loop import Loop
 from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule, Setting
-from benchmark.condensation.task import Task
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
@@ -71,7 +71,8 @@ class DCLoop(Loop):
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
         hyper, synthetic = self.hyper, per_class * spec.classes
         inner = hyper.iterations * (hyper.outer_loop - 1) * hyper.inner_epochs * synthetic
-        step = Work(trained=hyper.batch_real * spec.classes, matched=synthetic)
+        shown = min(per_class, SYNTHETIC_AT_MOST) * spec.classes
+        step = Work(trained=hyper.batch_real * spec.classes, matched=shown)
         return LoopCost(hyper.iterations * hyper.outer_loop, step, between=Work(trained=inner))
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from benchmark.condensation.loop import Loop
 from benchmark.condensation.method import Method
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule, Setting
-from benchmark.condensation.task import Task
+from benchmark.condensation.task import SYNTHETIC_AT_MOST, Task
 from benchmark.containers import Container
 from benchmark.containers.pixels import Pixels
 from benchmark.data import DatasetSpec
@@ -45,7 +45,9 @@ class DMLoop(Loop):
     microbatches = True
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
-        step = Work(forward=spec.classes * self.hyper.batch_real, trained=spec.classes * per_class)
+        step = Work(
+            forward=spec.classes * self.hyper.batch_real, trained=spec.classes * min(per_class, SYNTHETIC_AT_MOST)
+        )
         return LoopCost(self.hyper.iterations, step)
 
     def optimiser(self, container: Container) -> torch.optim.Optimizer:

@@ -94,7 +94,7 @@ class LinBaLoop(Loop):
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
         hyper = self.hyper
-        inner = hyper.inner_steps * spec.classes * hyper.batch_syn
+        inner = hyper.inner_steps * spec.classes * min(hyper.batch_syn, per_class)
         step = Work(trained=inner + spec.classes * hyper.batch_real, matched=inner)
         return LoopCost(hyper.iterations, step, unrolled=hyper.inner_steps)
 

@@ -140,7 +140,7 @@ class MTTLoop(Loop):
         return (self.experts,)
 
     def cost(self, spec: DatasetSpec, per_class: int, variants: int = 1) -> LoopCost:
-        hyper, images = self.hyper, per_class * spec.classes
+        hyper, images = self.hyper, min(per_class, SYNTHETIC_AT_MOST) * spec.classes
         seen = hyper.syn_steps * min(hyper.batch_syn or images, images)
         before = Work(experts=self.experts.images(spec))
         return LoopCost(hyper.iterations, Work(trained=seen, matched=seen), before=before, unrolled=hyper.syn_steps)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from benchmark.condensation.cost import Cost, Work
+from benchmark.condensation.cost import Cost
 from benchmark.condensation.experts import SNAPSHOT_BYTES, ExpertTrajectories
 from benchmark.condensation.task import PIXELS_AT_ONCE, SYNTHETIC_AT_MOST
 from benchmark.data import DatasetSpec
@@ -92,10 +92,11 @@ def condensing_bytes_on_cpu(job: Job, spec: DatasetSpec, cost: Cost) -> float:
         training = TRAINED * min(cost.loop.before.experts, batch) * kept + snapshots
         fitting = WHITENED * 4 * spec.train_images * spec.pixels if any(p.zca for p in wanted) else 0
         return max(MATCHED * step.matched / unrolled * kept + 2 * unrolled * weights, training, fitting)
-    step = step + Work(trained=cost.before.trained)
     real = min(batch, job.microbatch or math.inf)
     trained, forward, matched = (count / spec.classes for count in (step.trained, step.forward, step.matched))
-    return (max(TRAINED * min(trained, real), min(forward, real)) + MATCHED * matched) * kept
+    moving = max(TRAINED * min(trained, real), min(forward, real)) + MATCHED * matched
+    embedding = TRAINED * min(cost.before.trained, MINIBATCH)  # of all classes, before the loop
+    return max(moving, embedding) * kept
 
 
 def share(needed: int, available: int) -> float:

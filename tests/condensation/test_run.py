@@ -1,5 +1,6 @@
 """The loop of a cell: phases, stops and resumes to the same bits, logs, notes, values that are not finite."""
 
+import contextlib
 import json
 import math
 
@@ -164,6 +165,52 @@ def test_a_phase_of_no_steps(tmp_path):
     run = run_in(tmp_path, toy)
     assert list(run.loop("nothing", 0, **toy.state())) == []
     assert run.phases["nothing"] == {"steps": 0, "seconds": 0.0}
+
+
+SKIPS = {2: 5, 6: 100}
+"""Where a loop of ten steps goes on behind some of them: ahead, and beyond its end."""
+
+
+def leaving_out(folder, stop=lambda: False, **options):
+    """(the steps that a loop was handed, its run), with steps left out on the way."""
+    run, taken, seen = Run(folder, "key", 60.0, should_stop=stop, **options), torch.zeros(1), []
+    with contextlib.suppress(Stopped):
+        for step in run.loop("condense", 10, taken=taken):
+            taken += 1
+            seen.append(step)
+            run.log(loss=1.0)
+            if step in SKIPS:
+                run.skip_to(SKIPS[step])
+    return seen, run
+
+
+def test_steps_may_be_left_out_and_are_not_counted(tmp_path):
+    told = []
+    seen, run = leaving_out(tmp_path, progress=lambda phase, done, *_: told.append(done))
+    assert seen == [0, 1, 2, 5, 6]
+    assert told == [0, 1, 2, 5, 6, 10]
+    assert run.phases["condense"]["steps"] == 5
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 5, 6, 10]
+    again, later = leaving_out(tmp_path)
+    assert again == [] and later.phases["condense"]["steps"] == 5
+
+
+def test_steps_left_out_stay_out_behind_a_stop(tmp_path):
+    together, attempts = [], 0
+    while "condense" not in (found := leaving_out(tmp_path, lambda: True))[1].phases:
+        together += found[0]
+        attempts += 1
+    assert together + found[0] == [0, 1, 2, 5, 6]
+    assert attempts == 4
+    assert found[1].phases["condense"]["steps"] == 5
+
+
+def test_a_loop_does_not_go_back():
+    run, seen = Run(), []
+    for step in run.loop("condense", 3):
+        seen.append(step)
+        run.skip_to(0)
+    assert seen == [0, 1, 2]
 
 
 def interrupt(folder, after=3, **options):

@@ -205,6 +205,15 @@ def test_on_a_cpu_only_experts_add_to_it_with_a_run_s_length(name, tmp_path):
     assert found[0] == found[1] or "experts" in job.cell.hyper
 
 
+@pytest.mark.parametrize("name", ["herding", "kcenter"])
+def test_on_a_cpu_a_network_of_features_takes_its_whole_batch(name, like_cifar):
+    """256 images of all classes together, of which each keeps 3.3 MB until its gradient is there: 843 MB."""
+    job = short_job(registry.get(name), like_cifar, 10, feature_steps=100)
+    needed = memory.condensing_bytes_on_cpu(job, CIFAR, cost_of(job, CIFAR))
+    assert needed == footprint.TRAINED * 256 * footprint.kept_bytes("convnet", CIFAR)
+    assert needed == pytest.approx(843e6, rel=0.01)
+
+
 def test_on_a_cpu_a_whitening_counts(tmp_path):
     """It is fitted to all training images at once: 1.2 GB of CIFAR-10."""
     plain = grid_of(Options(methods=("mtt",), datasets=("tiny-imagenet",), ipc=(1,)), tmp_path).jobs()[0]
