@@ -369,6 +369,7 @@ def test_a_control_draws_what_its_method_does(digits):
     assert draws_of(replace(pruned_at_random, seed=1)) == replace(hmn, seed=1).key != hmn.key
 
 
+@pytest.mark.slow
 def test_a_control_prunes_the_same_set(digits, tmp_path):
     memories, settings = [], {"warm_start": 2, "passes": 1, "n_data": 8, "aum_steps": 2, "beta_steps": 2}
     for name in ("hmn", "hmn-random"):

@@ -84,6 +84,7 @@ def test_folder_of_images(tmp_path, digits):
         read_sets(tmp_path / "other", digits)
 
 
+@pytest.mark.slow
 def test_own_file_scores_what_was_reported(tmp_path, capsys):
     results = tmp_path / "results"
     assert main(["--methods", "random", "--ipc", "1", "--nets", "2", "--results-dir", str(results)]) == 0

@@ -42,7 +42,13 @@ MIRRORED = tuple(name for name in METHODS if name.startswith("fyi-"))
 MOMENT = Evaluation("unified", "convnet", 1, Recipe(steps=2, batch=32), 1.0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+def once(name):
+    """A method as a parameter; a variant shares most of its code with another one, and `make test-fast` skips it."""
+    variant = registry.get(name).category == "variant"
+    return pytest.param(name, marks=pytest.mark.slow if variant else ())
+
+
+@pytest.mark.parametrize("name", map(once, METHODS))
 def test_the_contract(name, tmp_path, monkeypatch):
     method = registry.get(name)
     settings = short_settings(method)
