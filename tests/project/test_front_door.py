@@ -422,11 +422,15 @@ def test_a_stop_is_handed_on_when_all_is_saved(short, monkeypatch):
         return log(self, task, run)
 
     monkeypatch.setattr(Drift, "condense", interrupted)
-    grid, before = Grid(methods="drift", ipc=1, nets=1, results_dir=short), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        ends.append(grid.run())
-    assert ends == []
-    assert signal.getsignal(signal.SIGINT) is before
+    grid = Grid(methods="drift", ipc=1, nets=1, results_dir=short)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ends.append(grid.run())
+        assert ends == []
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert grid.results()["status"].tolist() == ["missing"]
     monkeypatch.setattr(Drift, "condense", log)
     assert grid.run()["status"].tolist() == ["done"]

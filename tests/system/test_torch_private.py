@@ -25,17 +25,17 @@ def test_a_marked_size_is_compiled_once_for_all():
     assert len(seen) == 1
 
 
-def test_so_many_versions_are_kept(monkeypatch):
+def test_so_many_versions_are_kept():
     seen = []
 
     def backend(graph, inputs):
         seen.append(1)
         return graph.forward
 
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
-    torch_private.allow_versions(3)
-    torch._dynamo.reset()
-    double = torch.compile(lambda tensor: tensor * 2, backend=backend, dynamic=False)
-    for size in range(2, 9):
-        double(torch.ones(size))
+    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):  # puts back what was there
+        torch_private.allow_versions(3)
+        torch._dynamo.reset()
+        double = torch.compile(lambda tensor: tensor * 2, backend=backend, dynamic=False)
+        for size in range(2, 9):
+            double(torch.ones(size))
     assert len(seen) == 3
