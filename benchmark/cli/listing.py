@@ -19,7 +19,7 @@ def print_list(console: Console) -> None:
     methods = Table("method", "what it does", "paper", title="Methods", title_justify="left", box=None)
     for name, method in registry.all_methods().items():
         kind = "" if method.category == "method" else f" ({method.category})"
-        methods.add_row(name + kind, method.summary(), method.paper)
+        methods.add_row(name + kind, registry.summary(method), method.paper)
     datasets = Table("data set", "images", title="Data sets", title_justify="left", box=None)
     for name, description in data.describe().items():
         datasets.add_row(name, description)

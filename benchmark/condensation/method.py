@@ -16,7 +16,6 @@ moves nothing, such as a coreset, overrides `condense` instead.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from typing import Any, ClassVar, Literal
 
@@ -62,13 +61,6 @@ class Method:
     it leaves out."""
     container_row: ClassVar[str] = ""
     """The row that the method fills where all containers are compared under one loop; empty for none."""
-
-    @classmethod
-    def summary(cls) -> str:
-        """Return the first line of the docstring, which --list shows."""
-        card = inspect.getdoc(cls)
-        assert card is not None, f"{cls.__name__} has no docstring"
-        return card.splitlines()[0]
 
     # Its settings
 

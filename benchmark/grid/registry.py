@@ -124,6 +124,11 @@ def get(name: str) -> type[Method]:
     return found[name]
 
 
+def summary(cls: type[Method]) -> str:
+    """Return the first line of a method's docstring, which --list shows."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
 def card_of(cls: type[Method]) -> MethodCard:
     """Return the card by which the report names the method."""
     return MethodCard(cls.title, cls.paper, cls.category, cls.disclosure, cls.container_row)
