@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vjp, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmark.networks import MATCHED_COST, TRAINED_COST, Network, detached, flops_per_image
 from benchmark.system.runtime import Runtime
@@ -52,6 +52,9 @@ SMALLEST_BATCH = {"float32": 32, "bf16": 2}
 
 VERSIONS = 64
 """How many kinds of networks and images one process may compile; torch alone would compute the ninth kind eagerly."""
+
+_looked_at: set[tuple] = set()
+"""Kinds whose first result in this process was looked at: compiled bfloat16 has given NaN on some processors."""
 
 _refused: set[tuple] = set()
 """What torch could not compile in this process."""
@@ -307,19 +310,35 @@ class _Compiled:
         if self.kind in _refused:
             return self.eager(*args)
         try:
-            return self.whole(*args)
+            found = self.whole(*args)
         except Exception as error:  # the compiler has bugs of its own
-            found = self.eager(*args)  # raises again what is no bug of the compiler
-            _refused.add(self.kind)
-            notice = f"torch cannot compile {self.kind[0].__name__} ({type(error).__name__}); it runs uncompiled"
-            warnings.warn(notice, stacklevel=2)
-            return found
+            plain = self.eager(*args)  # raises again what is no bug of the compiler
+            return self._refuse(plain, f"torch cannot compile {self.kind[0].__name__} ({type(error).__name__})")
+        if self.kind not in _looked_at:
+            _looked_at.add(self.kind)
+            if not _finite(found) and _finite(plain := self.eager(*args)):
+                return self._refuse(
+                    plain, f"{self.kind[0].__name__} as torch compiles it gives numbers that are not finite"
+                )
+        return found
+
+    def _refuse(self, plain: Any, reason: str) -> Any:
+        """Say once why the kind is computed uncompiled from now on; return its plain result."""
+        _refused.add(self.kind)
+        warnings.warn(f"{reason}; it runs uncompiled", stacklevel=3)
+        return plain
+
+
+def _finite(found: Any) -> bool:
+    """Return whether all numbers of a result are finite."""
+    return all(bool(leaf.isfinite().all()) for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
 
 
 def _any_batch(network: Network, image_shape: tuple[int, int, int]) -> tuple[Any, ...]:
     """Return arguments with which a training pass is compiled for batches of any size. They are always the same ones,
     because the generated code may depend on the first batch, and after a resume that is another one."""
-    images_NCHW, labels_N = torch.zeros(FIRST_BATCH, *image_shape), torch.zeros(FIRST_BATCH, dtype=torch.int64)
+    images_NCHW = torch.randn(FIRST_BATCH, *image_shape, generator=torch.Generator().manual_seed(0))
+    labels_N = torch.zeros(FIRST_BATCH, dtype=torch.int64)
     partners_N = labels_N.clone()
     for batch in (images_NCHW, labels_N, partners_N):
         mark_size_dynamic(batch, 0)

@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_refused(monkeypatch):
     monkeypatch.setattr(passes, "_refused", set())
+    monkeypatch.setattr(passes, "_looked_at", set())
 
 
 @pytest.fixture
@@ -262,3 +263,22 @@ def test_an_error_of_the_computation_is_not_blamed_on_the_compiler(monkeypatch):
     with pytest.raises(MemoryError):
         found(torch.zeros(1, *SHAPE))
     assert not passes._refused
+
+
+def test_what_is_compiled_to_nonsense_is_refused_and_said_once(compiler, monkeypatch, generator):
+    def broken(function):
+        def call(*args, **kwargs):
+            loss, gradients = function(*args, **kwargs)
+            return loss, {name: gradient * torch.nan for name, gradient in gradients.items()}
+
+        return call
+
+    monkeypatch.setattr(passes, "_compile", broken)
+    net = network()
+    with pytest.warns(UserWarning, match="ConvNet as torch compiles it gives numbers that are not finite") as told:
+        ways = [first_order_pass(net, SHAPE, 1, EAGER) for _ in range(2)]
+    assert len(told) == 1
+    inputs = networks.detached(net), *batch(generator, 64)
+    for way in ways:
+        _, gradients = way(*inputs)
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
