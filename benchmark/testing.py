@@ -22,7 +22,7 @@ from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule, settings_of
 from benchmark.containers.budget import Budget
 from benchmark.data import Dataset
-from benchmark.engines.job import CONDENSED, Worker
+from benchmark.engines.job import CONDENSED, JobRunner
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.grid import registry
 from benchmark.store.cells import Cell, Evaluation, Job
@@ -61,7 +61,7 @@ def run_job(
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Run a job in a folder of its own; return (tensors of the condensed set, accuracies)."""
     store, runtime = Store(folder), Runtime(dataset.train.images.device)
-    result = Worker(store, runtime, cache=folder / "cache", should_stop=stop).run(job, dataset)
+    result = JobRunner(store, runtime, cache=folder / "cache", should_stop=stop).run(job, dataset)
     artifact = load_artifact(store.directory(job.cell) / CONDENSED, dataset)
     return artifact.container.state_dict(), list(result.evaluations[0].accuracies)
 

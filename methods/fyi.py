@@ -30,7 +30,7 @@ from methods.idc import IDC, IDCLoop
 class NotMirrored(CellError):
     """A data set whose images show something else in the mirror."""
 
-    word = "no mirror images"
+    reason = "no mirror images"
 
 
 class MirroredTask(Task):

@@ -19,7 +19,7 @@ from benchmark.cli.evaluate_file import print_scores, score_file
 from benchmark.cli.listing import print_list, print_plan
 from benchmark.cli.options import Options, UsageError, grid_of, parse
 from benchmark.data import DataError
-from benchmark.engines.failures import failure_word, mend
+from benchmark.engines.failures import failure_reason, hint
 from benchmark.engines.progress import Display
 from benchmark.evaluation.importers import ForeignSetError
 from benchmark.grid import registry
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro prints its own message
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
     except (UsageError, DataError, registry.RegistrationError, OSError) as error:
-        errors.print(f"bench.py: {error}{mend(error)}", markup=False, highlight=False, style="red", soft_wrap=True)
+        errors.print(f"bench.py: {error}{hint(error)}", markup=False, highlight=False, style="red", soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint")
@@ -103,7 +103,7 @@ def score(path: Path, options: Options, store: Store, console: Console) -> int:
     except (ForeignSetError, ArtifactError) as error:
         raise UsageError(f"--evaluate: {error}") from None
     except (CellError, MemoryError, RuntimeError) as error:
-        raise UsageError(f"--evaluate {path}: {failure_word(error)}: {error}") from None
+        raise UsageError(f"--evaluate {path}: {failure_reason(error)}: {error}") from None
     print_scores(entries, console)
     return 0
 

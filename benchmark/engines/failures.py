@@ -1,4 +1,4 @@
-"""Why a cell failed: the word that tables print, and a sentence that says how to mend it."""
+"""Why a cell failed: the reason that tables print, and a hint that says what to do about it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def failure_word(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Return the short reason that tables print for a failed cell."""
     if isinstance(error, CellError):
-        return error.word
+        return error.reason
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "out of memory"
     if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY):
@@ -39,25 +39,25 @@ def failure_word(error: BaseException) -> str:
 
 def failure_message(cell: Cell, error: BaseException) -> str:
     """Return one sentence that says what happened and what to do about it."""
-    word = failure_word(error)
-    if word == "out of memory":
+    reason = failure_reason(error)
+    if reason == "out of memory":
         told = str(error).partition("\n")[0]
         return "; ".join(part for part in (told, less_memory(cell)) if part)
-    if word == "error":
-        return f"{type(error).__name__}: {error}{mend(error)}"
-    return f"{error}{mend(error)}"
+    if reason == "error":
+        return f"{type(error).__name__}: {error}{hint(error)}"
+    return f"{error}{hint(error)}"
 
 
-def failure_reason(cell: Cell, error: BaseException) -> str:
-    """Return word and message, as the terminal shows them."""
-    return f"{failure_word(error)}: {failure_message(cell, error)}"
+def failure_text(cell: Cell, error: BaseException) -> str:
+    """Return reason and message, as the terminal shows them."""
+    return f"{failure_reason(error)}: {failure_message(cell, error)}"
 
 
 def describe_failure(cell: Cell, error: BaseException) -> Failure:
     """Return what failure.json keeps."""
     return Failure(
         cell=cell.config(),
-        error=failure_word(error),
+        error=failure_reason(error),
         message=failure_message(cell, error),
         traceback="".join(traceback.format_exception(error)),
         time=now(),
@@ -84,7 +84,7 @@ def is_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(error)
 
 
-def mend(error: BaseException) -> str:
+def hint(error: BaseException) -> str:
     """Return what helps against an error of the disk, to be put behind its message; empty for any other error."""
     if is_full(error):
         return "; free some space and give the same command again, it goes on from there"

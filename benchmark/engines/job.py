@@ -60,7 +60,7 @@ class OnDevice:
 
 
 @dataclass(frozen=True)
-class Worker:
+class JobRunner:
     """Runs jobs, with what all jobs of a process share."""
 
     store: Store

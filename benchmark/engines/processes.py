@@ -24,9 +24,9 @@ import torch
 
 from benchmark import data
 from benchmark.data import DatasetSpec
-from benchmark.engines.job import OnDevice, Worker
+from benchmark.engines.job import JobRunner, OnDevice
 from benchmark.engines.progress import CellProgress, Display
-from benchmark.engines.queue import ATTEMPTS, Ending, Ledger, Outcome, attempt
+from benchmark.engines.queue import ATTEMPTS, Ending, JobQueue, Outcome, attempt
 from benchmark.engines.serial import StopSignal
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
@@ -88,21 +88,21 @@ def run_jobs(
 ) -> Outcome:
     """Run every job on one of `workers` processes; a failed job never stops the rest."""
     stop = stop or StopSignal()
-    pool = Pool(workers, settings, Ledger(jobs, store, display))
+    pool = Pool(workers, settings, JobQueue(jobs, store, display))
     with stop.installed():
         try:
             pool.run(stop)
         finally:
             for process in pool.processes:
                 process.end()
-    return pool.ledger.outcome
+    return pool.queue.outcome
 
 
 class Pool:
-    """The processes that do the jobs of a ledger."""
+    """The processes that do the jobs of a queue."""
 
-    def __init__(self, workers: int, settings: Settings, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, workers: int, settings: Settings, queue: JobQueue) -> None:
+        self.queue = queue
         self.processes = [Process(replace(settings, device=device_of(i, settings.device))) for i in range(workers)]
 
     def run(self, stop: StopSignal) -> None:
@@ -114,10 +114,10 @@ class Pool:
                 for process in self.processes:
                     process.tell_stop()
             for process in self.processes:
-                if not (process.job or told) and (job := self.ledger.take()):
-                    process.give(job, self.ledger.begin(job))
+                if not (process.job or told) and (job := self.queue.take()):
+                    process.give(job, self.queue.begin(job))
             busy: dict[object, Process] = {process.pipe: process for process in self.processes if process.job}
-            if not busy and (told or not self.ledger):
+            if not busy and (told or not self.queue):
                 break
             if not busy:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
@@ -130,7 +130,7 @@ class Pool:
                 else:
                     self.hear(process, *message)
         if told:
-            self.ledger.stop_before_the_rest()
+            self.queue.stop_before_the_rest()
 
     def hear(self, process: Process, kind: Literal["step", "warning"] | Ending, content: Any) -> None:
         """Handle a message of a process that is working on a job."""
@@ -142,17 +142,17 @@ class Pool:
             warnings.warn(content, stacklevel=1)
         else:
             process.job = process.progress = None
-            self.ledger.settle(job, progress, (kind, content))
+            self.queue.settle(job, progress, (kind, content))
 
     def bury(self, process: Process, stopping: bool) -> None:
         """Replace a process that died, and give its job to another one, unless that was tried before."""
         job, progress = process.job, process.progress
         assert job is not None and progress is not None
         code = process.replace()
-        if end := self.ledger.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}"):
-            self.ledger.settle(job, progress, end)
+        if end := self.queue.lose(job, progress, "process died", ATTEMPTS, stopping, f"exit code {code}"):
+            self.queue.settle(job, progress, end)
         else:
-            self.ledger.waiting.appendleft(job)
+            self.queue.waiting.appendleft(job)
 
 
 class Process:
@@ -243,12 +243,12 @@ def serve(pipe: connection.Connection, settings: Settings) -> None:
     line = Line(pipe)
     warnings.showwarning = lambda message, *_, **__: line.tell("warning", str(message))
     runtime = set_up(settings.device, settings.precision, settings.threads)
-    worker = Worker(Store(settings.results), runtime, settings.cache, line.progress, line.should_stop)
+    runner = JobRunner(Store(settings.results), runtime, settings.cache, line.progress, line.should_stop)
     load = partial(data.load, data_dir=settings.data_dir, download=False)
     datasets = OnDevice(load, runtime.device)
 
     def run(job: Job) -> Result:
-        return worker.run(job, datasets(job.cell.dataset))
+        return runner.run(job, datasets(job.cell.dataset))
 
     while not line.stopping:
         try:

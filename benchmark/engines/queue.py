@@ -1,4 +1,4 @@
-"""The ledger that every engine keeps: which jobs wait, and what became of the others."""
+"""The queue that every engine keeps: which jobs wait, and what became of the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmark.engines.failures import describe_failure, failure_reason, less_memory
+from benchmark.engines.failures import describe_failure, failure_text, less_memory
 from benchmark.engines.progress import CellProgress, Display
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
@@ -30,7 +30,7 @@ failed."""
 
 
 class ProcessDied(CellError):
-    word = "process died"
+    reason = "process died"
 
 
 @dataclass
@@ -56,7 +56,7 @@ def attempt(job: Job, run: Callable[[], Any]) -> End:
     except Stopped as error:
         return "stopped", str(error)
     except Exception as error:
-        return "failed", failure_reason(job.cell, error)
+        return "failed", failure_text(job.cell, error)
     return "done", given
 
 
@@ -70,7 +70,7 @@ def summarise(result: Result) -> str:
     return f"{'; '.join(scores)} in {duration(seconds)}"
 
 
-class Ledger:
+class JobQueue:
     """The jobs of a grid. Jobs that another program is working on come last, when it has left them."""
 
     def __init__(self, jobs: Sequence[Job], store: Store, display: Display) -> None:
@@ -130,7 +130,7 @@ class Ledger:
         error = ProcessDied(f"{told}, {times} times; if memory ran out: {less_memory(job.cell)}")
         with contextlib.suppress(OSError):  # a full disk: the reason still reaches the user
             self.store.fail(job.cell, describe_failure(job.cell, error))
-        return "failed", failure_reason(job.cell, error)
+        return "failed", failure_text(job.cell, error)
 
     def stop_before_the_rest(self) -> None:
         """Note that the run was stopped with jobs left."""

@@ -26,10 +26,10 @@ from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark.data import Dataset
-from benchmark.engines.failures import failure_reason
-from benchmark.engines.job import Worker
+from benchmark.engines.failures import failure_text
+from benchmark.engines.job import JobRunner
 from benchmark.engines.progress import CellProgress, Display
-from benchmark.engines.queue import ATTEMPTS, End, Ledger, Outcome, attempt
+from benchmark.engines.queue import ATTEMPTS, End, JobQueue, Outcome, attempt
 from benchmark.engines.ray_cluster import Cluster
 from benchmark.engines.ray_tasks import Board, Kind, Settings, do
 from benchmark.engines.serial import StopSignal
@@ -57,14 +57,14 @@ def run_jobs(
     stop: StopSignal | None = None,
 ) -> Outcome:
     """Run every job as tasks of the cluster. `loaded`: data sets by name, sent to the nodes that need them."""
-    stop, ledger = stop or StopSignal(), Ledger(jobs, store, display)
+    stop, queue = stop or StopSignal(), JobQueue(jobs, store, display)
     with probe(store) as path, stop.installed():
         settings = Settings(store.root.absolute(), path, cluster.device, cluster.precision, cluster.cores)
         try:
-            Driver(cluster, settings, loaded, ledger).run(stop)
+            Driver(cluster, settings, loaded, queue).run(stop)
         except RayError as error:  # with the driver's own node or the head everything is lost but what is stored
-            ledger.outcome.stopped = f"because the cluster was lost: {first_line(error)}"
-    return ledger.outcome
+            queue.outcome.stopped = f"because the cluster was lost: {first_line(error)}"
+    return queue.outcome
 
 
 @contextmanager
@@ -108,10 +108,10 @@ class Part:
 
 
 class Driver:
-    """Gives the parts of a ledger's jobs to the cluster and hears of them."""
+    """Gives the parts of a queue's jobs to the cluster and hears of them."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], ledger: Ledger) -> None:
-        self.cluster, self.settings, self.loaded, self.ledger = cluster, settings, loaded, ledger
+    def __init__(self, cluster: Cluster, settings: Settings, loaded: Mapping[str, Dataset], queue: JobQueue) -> None:
+        self.cluster, self.settings, self.loaded, self.queue = cluster, settings, loaded, queue
         self.running: dict[ray.ObjectRef, Part] = {}
         self.under_way: list[Work] = []
         self.preparing: dict[str, list[Work]] = {}
@@ -122,7 +122,7 @@ class Driver:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # Ray's decorator adds `options`, which no type checker sees.
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self.worker = Worker(ledger.store, set_up("cpu"))
+        self.runner = JobRunner(queue.store, set_up("cpu"))
 
     def run(self, stop: StopSignal) -> None:
         """Give out jobs and handle what comes back, until no job is left or, after a stop, none has begun."""
@@ -130,22 +130,22 @@ class Driver:
             if stop() and not self.stopping:
                 self.stopping = True
                 ray.get(self.board.stop.remote())
-            while not self.stopping and self.has_room() and (job := self.ledger.take()):
+            while not self.stopping and self.has_room() and (job := self.queue.take()):
                 self.begin(job)
             parts = {part.number: part for part in self.running.values()}
             for number, kind, content in ray.get(self.board.take.remote()):
                 self.hear(parts.get(number), kind, content)
             begun = [ref for ref, part in self.running.items() if part.begun or not self.stopping]
-            if not begun and (self.stopping or not self.ledger):
+            if not begun and (self.stopping or not self.queue):
                 break
             if not begun:
                 time.sleep(LOOK_SECONDS)  # all that are left are done by other programs
             ended, _ = ray.wait(begun, timeout=LOOK_SECONDS) if begun else ((), ())
             for ref in ended:
                 self.take_up(ref)
-        self.ledger.waiting.extendleft(work.job for work in reversed(self.under_way))  # begun by no task, or not ended
+        self.queue.waiting.extendleft(work.job for work in reversed(self.under_way))  # begun by no task, or not ended
         if self.stopping:
-            self.ledger.stop_before_the_rest()
+            self.queue.stop_before_the_rest()
 
     def has_room(self) -> bool:
         return self.cluster.limit is None or len(self.under_way) < self.cluster.limit
@@ -158,8 +158,8 @@ class Driver:
         name = canonical_json([cell.dataset, cell.seed, cell.precision, wanted]) if wanted else ""
         work = Work(job, name)
         self.under_way.append(work)
-        if self.ledger.store.is_done(job):
-            self.end(work, ("done", self.ledger.store.result(cell)))
+        if self.queue.store.is_done(job):
+            self.end(work, ("done", self.queue.store.result(cell)))
         else:
             self.condense(work)
 
@@ -178,7 +178,7 @@ class Driver:
         """Give out the evaluations. Those that train the same networks go together, because one training serves them
         all."""
         together: dict[str, list[Evaluation]] = {}
-        for evaluation in self.ledger.store.missing_evaluations(work.job):
+        for evaluation in self.queue.store.missing_evaluations(work.job):
             training = canonical_json([evaluation.network, vars(evaluation.recipe), evaluation.factor])
             together.setdefault(training, []).append(evaluation)
         for evaluations in together.values():
@@ -195,7 +195,7 @@ class Driver:
         if kind == "score":
             needed = max(scoring_bytes(evaluation, spec, cost.images) for evaluation in job.evaluations)
         part = Part(work, kind, job, next(self.numbers))
-        files = ray.put(self.ledger.store.export(job.cell))
+        files = ray.put(self.queue.store.export(job.cell))
         task = do.options(name=f"{job.cell.label} {kind}", **self.cluster.resources(needed))
         ref = task.remote(part.number, kind, job, self.sent[name], files, self.settings, self.board)
         self.running[ref] = part
@@ -214,7 +214,7 @@ class Driver:
                 progress.step(*content)
 
     def progress(self, work: Work) -> CellProgress:
-        work.progress = work.progress or self.ledger.begin(work.job)
+        work.progress = work.progress or self.queue.begin(work.job)
         return work.progress
 
     def take_up(self, ref: ray.ObjectRef) -> None:
@@ -245,7 +245,7 @@ class Driver:
 
     def end_of(self, part: Part, ref: ray.ObjectRef) -> End | None:
         """Return how the task of a part ended; None if it came to no end and is to be given out again."""
-        job, lose = part.job, partial(self.ledger.lose, part.job, self.progress(part.work))
+        job, lose = part.job, partial(self.queue.lose, part.job, self.progress(part.work))
         try:
             ended = ray.get(ref)
             end = ended.end if ended.files is None else self.keep(job, ended.end, ended.files)
@@ -262,7 +262,7 @@ class Driver:
     def keep(self, job: Job, end: End, files: Mapping[str, bytes]) -> End:
         """Write the files of a node that does not share the results folder. Return `end`, or how writing the files
         failed."""
-        store = self.ledger.store
+        store = self.queue.store
         try:
             with claim(store.claim(job.cell)):
                 if not store.is_done(job):  # by a program that does share it
@@ -270,16 +270,16 @@ class Driver:
         except Claimed:
             return "claimed", ""
         except OSError as error:
-            return "failed", failure_reason(job.cell, error)
+            return "failed", failure_text(job.cell, error)
         return end
 
     def conclude(self, work: Work, last: Part) -> End:
         """Return the end of a job whose parts are all done, or that a stop keeps from its next part."""
-        if last.kind != "score" and self.ledger.store.missing_evaluations(work.job):
+        if last.kind != "score" and self.queue.store.missing_evaluations(work.job):
             return "stopped", f"stopped after its task {last.kind}"
         dataset = self.loaded[work.job.cell.dataset]
-        return attempt(work.job, partial(self.worker.conclude, work.job, dataset, work.entries))
+        return attempt(work.job, partial(self.runner.conclude, work.job, dataset, work.entries))
 
     def end(self, work: Work, end: End) -> None:
         self.under_way.remove(work)
-        self.ledger.settle(work.job, self.progress(work), end)
+        self.queue.settle(work.job, self.progress(work), end)

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from benchmark.data import Dataset
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.engines.queue import End, attempt
 from benchmark.store.cells import Job
 from benchmark.store.folder import FAILURE, Store
@@ -31,7 +31,7 @@ TELL_SECONDS = 0.5
 Files = dict[str, bytes]
 
 Kind = Literal["prepare", "condense", "score"]
-"""The parts of a job, which are the methods of `Worker` of these names."""
+"""The parts of a job, which are the methods of `JobRunner` of these names."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def do(
         if not (shared or store.directory(job.cell).exists()):
             store.adopt(job.cell, files)
         runtime = set_up(settings.device, settings.precision, settings.threads)
-        worker = Worker(store, runtime, cache_folder(), line.progress, line.should_stop)
-        return getattr(worker, kind)(job, dataset.to(runtime.device))
+        runner = JobRunner(store, runtime, cache_folder(), line.progress, line.should_stop)
+        return getattr(runner, kind)(job, dataset.to(runtime.device))
 
     with Line(board, number) as line:
         warnings.showwarning = lambda message, *_, **__: line.warn(str(message))

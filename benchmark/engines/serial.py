@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.data import Dataset
-from benchmark.engines.job import OnDevice, Worker
+from benchmark.engines.job import JobRunner, OnDevice
 from benchmark.engines.progress import CellProgress, Display
-from benchmark.engines.queue import Ledger, Outcome, attempt
+from benchmark.engines.queue import JobQueue, Outcome, attempt
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
 from benchmark.store.records import Result
@@ -63,19 +63,19 @@ def run_jobs(
 ) -> Outcome:
     """Run every job; `load(name)` gives a data set in memory, which is moved to the device once for all its cells."""
     stop = stop or StopSignal()
-    ledger = Ledger(jobs, store, display)
+    queue = JobQueue(jobs, store, display)
     datasets = OnDevice(load, runtime.device)
 
     def run(job: Job, progress: CellProgress) -> Result:
-        return Worker(store, runtime, cache, progress.step, stop).run(job, datasets(job.cell.dataset))
+        return JobRunner(store, runtime, cache, progress.step, stop).run(job, datasets(job.cell.dataset))
 
     with stop.installed():
-        while ledger and not stop():
-            if (job := ledger.take()) is None:
+        while queue and not stop():
+            if (job := queue.take()) is None:
                 time.sleep(LOOK_SECONDS)
                 continue
-            progress = ledger.begin(job)
-            ledger.settle(job, progress, attempt(job, partial(run, job, progress)))
+            progress = queue.begin(job)
+            queue.settle(job, progress, attempt(job, partial(run, job, progress)))
     if stop():
-        ledger.stop_before_the_rest()
-    return ledger.outcome
+        queue.stop_before_the_rest()
+    return queue.outcome

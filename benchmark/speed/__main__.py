@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.cli.command import terminal
-from benchmark.engines.failures import failure_word, now
+from benchmark.engines.failures import failure_reason, now
 from benchmark.engines.job import describe_environment
 from benchmark.speed import measure, units
 from benchmark.store.folder import SPEED_FORMAT, Store
@@ -151,7 +151,7 @@ def measure_one(name: str, ipc: int, bench: units.Bench, options: Options, measu
         unit = units.build(name, ipc, bench)
         product, plain = measure.measure(unit, bench.runtime, repetitions)
     except Exception as error:
-        if failure_word(error) == "error":
+        if failure_reason(error) == "error":
             raise
         console.print(f"{name}, IPC {ipc}: {error}", markup=False, highlight=False, style="yellow")
         return replace(measured, skipped=(*measured.skipped, SkippedUnit(name, ipc, str(error))))

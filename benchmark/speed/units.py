@@ -63,7 +63,7 @@ GRAPH_SHARE = 0.7
 class Unavailable(CellError):
     """A unit that cannot be measured here; the message says why."""
 
-    word = "not available"
+    reason = "not available"
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 
 class CellError(Exception):
-    """A cell that cannot be done as asked; `word` is the short reason that tables print.
+    """A cell that cannot be done as asked; `reason` is the short text that tables print.
 
     It is raised for what the user can mend (a budget too small, too few images), never for a defect.
     """
 
-    word = "failed"
+    reason = "failed"
 
 
 class BudgetError(CellError):
-    word = "budget too small"
+    reason = "budget too small"
 
 
 class TooFewImages(CellError):
-    word = "too few images"
+    reason = "too few images"
 
 
 class NotFinite(CellError):
-    word = "loss not finite"
+    reason = "loss not finite"
 
 
 class Stopped(Exception):

@@ -18,7 +18,7 @@ from benchmark import cli
 from benchmark.containers.addressed import Addressed
 from benchmark.containers.multi_formation import MultiFormation
 from benchmark.containers.pixels import Pixels
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.store.condensed_set import save_artifact
 from benchmark.store.folder import Store
 from benchmark.system import files
@@ -225,9 +225,9 @@ def test_toml_files(call, tmp_path, examples):
 def filled(digits, tmp_path, call) -> Path:
     """A results folder with a done cell, a failed one and one that was only asked for."""
     store = Store(tmp_path / "results")
-    Worker(store, CPU).run(toy_job(), digits)
+    JobRunner(store, CPU).run(toy_job(), digits)
     with pytest.raises(RuntimeError):
-        Worker(store, CPU).run(toy_job(Failing, mode="raise"), digits)
+        JobRunner(store, CPU).run(toy_job(Failing, mode="raise"), digits)
     store.announce(toy_job(ipc=5))
     shutil.copytree(store.root, tmp_path / "sound")
     return store.root

@@ -385,7 +385,7 @@ def test_values_that_are_not_finite_end_the_run(tmp_path, value, at):
         for step in run.loop("condense", STEPS, x=x):
             x += 1
             run.log(loss=torch.tensor(value if step == at else 1.0))
-    assert NotFinite.word == "loss not finite"
+    assert NotFinite.reason == "loss not finite"
     # No state was saved at or behind the bad step.
     header = checkpoint.read_header(tmp_path / "checkpoint" / "condense.safetensors")
     assert (header["done"] if header else 0) == at

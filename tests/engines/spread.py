@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.engines.progress import Display
 from benchmark.store.cells import Job
 from benchmark.store.folder import Store
@@ -63,7 +63,7 @@ def same_as_alone(jobs, digits, together: Store):
     torch.set_num_threads(1)
     try:
         for job in jobs:
-            Worker(alone, CPU).run(job, digits)
+            JobRunner(alone, CPU).run(job, digits)
     finally:
         torch.set_num_threads(threads)
     statuses = [record.status for record in together.records()]

@@ -1,4 +1,4 @@
-"""The word and the mend of every failure."""
+"""The reason and the hint of every failure."""
 
 import errno
 
@@ -11,9 +11,9 @@ from benchmark.engines.failures import (
     describe_failure,
     failure_message,
     failure_reason,
-    failure_word,
+    failure_text,
+    hint,
     less_memory,
-    mend,
 )
 from benchmark.system.errors import BudgetError
 from tests.toys import Drift, toy_job
@@ -42,15 +42,15 @@ CELL = toy_job(Drift, ipc=10).cell
     ids=repr,
 )  # fmt: skip
 def test_words(error, word):
-    assert failure_word(error) == word
+    assert failure_reason(error) == word
     assert describe_failure(CELL, error).error == word
-    assert failure_reason(CELL, error).startswith(f"{word}: ")
+    assert failure_text(CELL, error).startswith(f"{word}: ")
 
 
 def test_a_real_allocation_that_fails():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50)
-    assert failure_word(raised.value) == "out of memory"
+    assert failure_reason(raised.value) == "out of memory"
     assert "needs less: a smaller budget (--ipc 1)" in failure_message(CELL, raised.value)
 
 
@@ -75,6 +75,6 @@ def test_out_of_memory_says_what_needs_less():
 )  # fmt: skip
 def test_errors_of_the_disk_name_the_mend(number, said):
     error = OSError(number, "it says", "/there")
-    assert said in mend(error)
+    assert said in hint(error)
     assert "/there" in failure_message(CELL, error) and said in failure_message(CELL, error)
-    assert mend(OSError(errno.ENOENT, "no such file")) == mend(ValueError("x")) == ""
+    assert hint(OSError(errno.ENOENT, "no such file")) == hint(ValueError("x")) == ""

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from benchmark import data
-from benchmark.engines.job import CONDENSED, Worker, draws_of
+from benchmark.engines.job import CONDENSED, JobRunner, draws_of
 from benchmark.evaluation.evaluate import at_once
 from benchmark.grid import registry
 from benchmark.store.cells import Evaluation
@@ -36,7 +36,7 @@ def store(tmp_path):
 @pytest.fixture
 def run(store, digits, toys):
     """run(job, should_stop) -> the result."""
-    return lambda job, stop=lambda: False: Worker(store, CPU, should_stop=stop).run(job, digits)
+    return lambda job, stop=lambda: False: JobRunner(store, CPU, should_stop=stop).run(job, digits)
 
 
 def stamp(path):
@@ -90,7 +90,7 @@ def log_of(store, job):
 def test_a_job_in_parts_is_the_job(run, store, digits, tmp_path):
     job = toy_job(evaluations=(unified(), unified(protocol="native", recipe=Recipe(steps=4))))
     expected = run(job)
-    parts = Worker(Store(tmp_path / "parts"), CPU)
+    parts = JobRunner(Store(tmp_path / "parts"), CPU)
     parts.prepare(job, digits)
     parts.condense(job, digits)
     assert not (parts.store.directory(job.cell) / "result.json").exists()
@@ -126,7 +126,7 @@ def test_more_networks_are_added_to_the_result_without_condensing_again(run, sto
 def test_three_and_two_more_score_like_five(run, store, tmp_path, digits):
     run(toy_job(nets=3))
     grown = run(toy_job(nets=5)).evaluations[0].accuracies
-    at_once = Worker(Store(tmp_path / "other"), CPU).run(toy_job(nets=5), digits).evaluations[0].accuracies
+    at_once = JobRunner(Store(tmp_path / "other"), CPU).run(toy_job(nets=5), digits).evaluations[0].accuracies
     # One batched computation of five rounds otherwise than three and two: a borderline image may change sides.
     assert grown == pytest.approx(at_once, abs=2.01 / len(digits.test))
     assert grown[:3] == pytest.approx(at_once[:3], abs=2.01 / len(digits.test))
@@ -142,7 +142,7 @@ def evaluated(digits, toys, monkeypatch):
 
     def evaluated(store, together, stop=lambda: False):
         monkeypatch.setattr("benchmark.evaluation.evaluate.at_once", lambda *_: together)
-        return Worker(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits).evaluations[0]
+        return JobRunner(store, PLAIN, should_stop=stop).run(toy_job(nets=5), digits).evaluations[0]
 
     return evaluated
 
@@ -354,7 +354,7 @@ def test_seeds_are_independent_and_repeatable(run, store, tmp_path, digits):
         pixels[seed] = load_artifact(store.directory(job.cell) / CONDENSED, digits).container.pixels
     assert not torch.equal(pixels[0], pixels[1])
     again = Store(tmp_path / "again")
-    Worker(again, CPU).run(toy_job(seed=1), digits)
+    JobRunner(again, CPU).run(toy_job(seed=1), digits)
     path = again.directory(toy_job(seed=1).cell) / CONDENSED
     assert torch.equal(load_artifact(path, digits).container.pixels, pixels[1])
 
@@ -375,7 +375,7 @@ def test_a_control_prunes_the_same_set(digits, tmp_path):
     for name in ("hmn", "hmn-random"):
         job = short_job(registry.get(name), digits, 2, **settings)
         store = Store(tmp_path / name)
-        Worker(store, CPU).run(job, digits)
+        JobRunner(store, CPU).run(job, digits)
         container = load_artifact(store.directory(job.cell) / CONDENSED, digits).container
         memories.append(container.class_memory)  # which no pruning touches
     assert torch.equal(*memories)

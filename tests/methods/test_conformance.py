@@ -12,7 +12,7 @@ from benchmark import data
 from benchmark.condensation.run import Run
 from benchmark.condensation.settings import Schedule
 from benchmark.containers.budget import Budget
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.grid import registry
 from benchmark.grid.plan import Grid
 from benchmark.networks.convnet import Block
@@ -279,7 +279,7 @@ def test_every_method_runs_on_every_data_set(name, dataset_name, tiny_data, tmp_
     ipc = smallest_ipc(method, dataset.spec, **settings)
     job = dataclasses.replace(short_job(method, dataset, ipc, **settings), evaluations=(MOMENT,))
     store = Store(tmp_path / "results")
-    result = Worker(store, Runtime(dataset.train.images.device), tmp_path / "cache").run(job, dataset)
+    result = JobRunner(store, Runtime(dataset.train.images.device), tmp_path / "cache").run(job, dataset)
     assert store.is_done(job)
     assert [record.status for record in store.records()] == ["done"]
     assert len(result.evaluations[0].accuracies) == 1

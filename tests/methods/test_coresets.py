@@ -12,7 +12,7 @@ from benchmark import data
 from benchmark.condensation import embeddings
 from benchmark.condensation.embeddings import trained_embedding
 from benchmark.condensation.run import Run
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.grid import registry
 from benchmark.store.folder import Store
 from benchmark.system.errors import TooFewImages
@@ -230,7 +230,7 @@ def test_a_class_smaller_than_the_real_batch_goes_round_evenly():
 
 def run_job(job, dataset, folder):
     store = Store(folder)
-    return store, Worker(store, CPU, folder / "cache").run(job, dataset)
+    return store, JobRunner(store, CPU, folder / "cache").run(job, dataset)
 
 
 @pytest.fixture(scope="module")

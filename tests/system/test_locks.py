@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmark.condensation import embeddings
 from benchmark.condensation.run import Run
-from benchmark.engines.job import Worker
+from benchmark.engines.job import JobRunner
 from benchmark.engines.progress import Display
 from benchmark.engines.queue import ELSEWHERE
 from benchmark.engines.serial import run_jobs
@@ -112,9 +112,9 @@ def test_an_evaluation_that_another_process_is_at_is_waited_for(tmp_path, digits
 
 def test_what_another_process_did_is_not_done_again(tmp_path, digits, toys):
     store, job = Store(tmp_path), toy_job()
-    first = Worker(store, CPU).run(job, digits)
+    first = JobRunner(store, CPU).run(job, digits)
     Drift.condensed = 0
-    assert Worker(store, CPU).run(job, digits) == first
+    assert JobRunner(store, CPU).run(job, digits) == first
     assert Drift.condensed == 0
 
 
@@ -122,7 +122,7 @@ def test_a_worker_keeps_off_a_claimed_cell(tmp_path, digits, toys, holder):
     store, job = Store(tmp_path), toy_job()
     holder(store.claim(job.cell))
     with pytest.raises(locks.Claimed):
-        Worker(store, CPU).run(job, digits)
+        JobRunner(store, CPU).run(job, digits)
     assert store.records() == []
 
 
